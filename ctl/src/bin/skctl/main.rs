@@ -1,0 +1,2 @@
+//! `skctl`.
+fn main() {}

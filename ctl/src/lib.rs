@@ -1,0 +1,1 @@
+//! Sidekick command-line pieces shared by `skctl` and, later, `skd`.

@@ -1,0 +1,248 @@
+//! The file that `skfs` is started with: one mirror module on one node.
+//!
+//! Written by `skd` (by the lab or by hand until then). Unknown keys are errors, so that a misspelt setting
+//! is not a silent default.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+/// Everything one `skfs` process needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The module's name: shown as `sidekick:<module>` in the mount table.
+    pub module: String,
+    /// This node's name, as its certificate carries it.
+    pub node: String,
+    /// Directory of the module's durable state on this node; made when absent, mode 0700.
+    pub state: PathBuf,
+    /// Path of the control socket; made with mode 0600.
+    pub control: PathBuf,
+    /// UDP address that replication listens on.
+    pub listen: SocketAddr,
+    /// What to do when the peer is lost.
+    #[serde(default)]
+    pub on_peer_loss: OnPeerLoss,
+    /// Longest time without progress at the secondary before it counts as failed.
+    #[serde(default = "peer_stall", with = "humantime_serde")]
+    pub peer_stall: Duration,
+    /// Longest time without progress on the primary's own disk, and of an `fsync` on either side.
+    #[serde(default = "local_stall", with = "humantime_serde")]
+    pub local_stall: Duration,
+    /// The other node.
+    pub peer: Peer,
+    /// Certificates, as `skctl cluster init` writes them.
+    pub tls: Tls,
+    /// The replicated directories, at least one, none inside another.
+    pub replicate: Vec<Replicate>,
+}
+
+/// What a primary does by itself when its secondary is lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnPeerLoss {
+    /// Writes wait for a command (`go-alone`, or a connection that comes back).
+    #[default]
+    Ask,
+    /// Goes on alone once `peer_stall` is over. Only where nothing else may promote the peer.
+    Alone,
+}
+
+/// The other node of the pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Its node name, which its certificate must carry.
+    pub node: String,
+    /// Its replication addresses, tried in this order.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificate of the cluster's own CA.
+    pub ca: PathBuf,
+    /// This node's certificate.
+    pub certificate: PathBuf,
+    /// Its private key, mode 0600.
+    pub key: PathBuf,
+}
+
+/// When an operation is shipped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncMode {
+    /// Each `write()` is answered when both nodes hold it.
+    #[default]
+    Write,
+    /// The kernel's write-back cache is on; `fsync`, `close` and `msync` are answered when both hold it.
+    Flush,
+}
+
+/// What an acknowledged `fsync` means on the secondary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// It is on the secondary's disk.
+    #[default]
+    Disk,
+    /// It is in the secondary's memory.
+    Memory,
+}
+
+/// One replicated directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replicate {
+    /// The directory itself, absolute; it is mounted over.
+    pub dir: PathBuf,
+    /// When operations are shipped.
+    #[serde(default)]
+    pub sync: SyncMode,
+    /// What `fsync` waits for.
+    #[serde(default)]
+    pub durability: Durability,
+}
+
+fn peer_stall() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn local_stall() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// Why a configuration cannot be used. Each message names the key and what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, a missing key, or a value of the wrong type.
+    #[error("{path}: {source}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// A value that is well-formed and wrong.
+    #[error("{key}: {problem}")]
+    Value {
+        /// The key in the file.
+        key: &'static str,
+        /// What is wrong and what to write instead.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let config: Config = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what the types cannot say: names, absolute paths, no directory inside another, durations.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_label("module", &self.module)?;
+        check_label("node", &self.node)?;
+        check_label("peer.node", &self.peer.node)?;
+        if self.node == self.peer.node {
+            return Err(value(
+                "peer.node",
+                format!("{:?} is this node itself; name the other one", self.node),
+            ));
+        }
+        if self.peer.addresses.is_empty() {
+            return Err(value(
+                "peer.addresses",
+                "needs at least one address, as \"10.77.0.2:4731\"".into(),
+            ));
+        }
+        if self.replicate.is_empty() {
+            return Err(value(
+                "replicate",
+                "needs at least one [[replicate]] with a dir".into(),
+            ));
+        }
+        for (key, stall) in [("peer_stall", self.peer_stall), ("local_stall", self.local_stall)] {
+            if stall < Duration::from_millis(100) || stall > Duration::from_secs(3600) {
+                return Err(value(key, format!("{stall:?} is not between 100ms and 1h")));
+            }
+        }
+        for replicate in &self.replicate {
+            check_directory(&replicate.dir)?;
+        }
+        for (index, one) in self.replicate.iter().enumerate() {
+            for other in &self.replicate[index + 1..] {
+                if one.dir.starts_with(&other.dir) || other.dir.starts_with(&one.dir) {
+                    let problem = format!(
+                        "{} and {} overlap; a directory belongs to one [[replicate]] only",
+                        one.dir.display(),
+                        other.dir.display()
+                    );
+                    return Err(value("replicate.dir", problem));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn value(key: &'static str, problem: String) -> ConfigError {
+    ConfigError::Value { key, problem }
+}
+
+/// Names end up in paths, certificates and the mount table: letters, digits, `-`, `_` and `.`, at most 63.
+fn check_label(key: &'static str, label: &str) -> Result<(), ConfigError> {
+    let fits = !label.is_empty()
+        && label.len() <= 63
+        && !label.starts_with(['.', '-'])
+        && label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if fits {
+        return Ok(());
+    }
+    Err(value(
+        key,
+        format!("{label:?} is not 1 to 63 letters, digits, '-', '_' or '.'"),
+    ))
+}
+
+fn check_directory(dir: &Path) -> Result<(), ConfigError> {
+    let plain = dir
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !dir.is_absolute() || !plain {
+        return Err(value(
+            "replicate.dir",
+            format!("{} is not an absolute path without '..'", dir.display()),
+        ));
+    }
+    if dir == Path::new("/") {
+        return Err(value(
+            "replicate.dir",
+            "the root of the system cannot be replicated".into(),
+        ));
+    }
+    Ok(())
+}

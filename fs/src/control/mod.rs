@@ -1,0 +1,5 @@
+//! Commands in, events out: what `skd` (or `skctl fs`) and `skfs` say to each other over a Unix socket.
+
+pub mod command;
+pub mod event;
+pub mod status;

@@ -1,0 +1,148 @@
+//! Where a module stands on this node, as `status` shows it. Fields are only added; unknown is null.
+
+use crate::config::{Durability, SyncMode};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What runs here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Mounted, takes the application's writes.
+    Primary,
+    /// Covered, holds the copy.
+    Secondary,
+    /// Neither.
+    Stopped,
+}
+
+/// The automaton's states as far as `skfs` knows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum State {
+    /// No role.
+    Stop,
+    /// A secondary without a session.
+    Wait,
+    /// A primary that goes on without its secondary.
+    Alone,
+    /// A primary with a session, or waiting for its first one or for a decision.
+    Prim,
+    /// A secondary with a session.
+    Second,
+}
+
+/// How far the state is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SubState {
+    /// Blocked (red).
+    NotReady,
+    /// On its way (orange).
+    Transient,
+    /// Reached (green).
+    Ready,
+}
+
+/// What is known of this node's copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Complete and current as far as this node can know.
+    UpToDate,
+    /// Complete, and older than the peer's.
+    Outdated,
+    /// Mixed.
+    Inconsistent,
+    /// May have been changed unseen.
+    Verify,
+}
+
+/// One module on one node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The module.
+    pub module: String,
+    /// This node.
+    pub node: String,
+    /// `skfs`'s version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Role.
+    pub role: Role,
+    /// State.
+    pub state: State,
+    /// Sub-state.
+    pub sub_state: SubState,
+    /// Standing of this node's copy.
+    pub standing: Standing,
+    /// Every operation is answered only when both hold it.
+    pub in_sync: bool,
+    /// A repair is under way (then `in_sync` is false).
+    pub repairing: bool,
+    /// A connection to the peer is up.
+    pub connected: bool,
+    /// Why things are as they are, when something is missing; what to do next.
+    pub reason: Option<String>,
+    /// Generation of this node's copy.
+    pub generation: Option<String>,
+    /// Number of the last operation that was numbered (primary) or received (secondary).
+    pub last_sequence: Option<u64>,
+    /// All operations up to this one are applied on the secondary and that is known here.
+    pub acknowledged_sequence: Option<u64>,
+    /// Operations on their way now.
+    pub queue_depth: Option<u64>,
+    /// Latencies of operations since the last minute or so.
+    pub latency: Option<Latencies>,
+    /// The directories.
+    pub directories: Vec<Directory>,
+}
+
+/// One replicated directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directory {
+    /// Its path.
+    pub dir: PathBuf,
+    /// Its mode.
+    pub sync: SyncMode,
+    /// Its mode.
+    pub durability: Durability,
+    /// `mounted`, `covered` or `open`.
+    pub access: Access,
+}
+
+/// How a directory can be reached now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Through FUSE.
+    Mounted,
+    /// Read-only.
+    Covered,
+    /// As it is.
+    Open,
+}
+
+/// Microseconds over the most recent operations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Latencies {
+    /// Applying on this node.
+    pub local: Latency,
+    /// Sending until the answer, less what the peer says it took.
+    pub wire: Latency,
+    /// Applying at the peer, as it says.
+    pub peer: Latency,
+}
+
+/// A summary of many latencies in microseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// How many.
+    pub count: u64,
+    /// Median.
+    pub p50_us: f64,
+    /// 99th percentile.
+    pub p99_us: f64,
+    /// Longest.
+    pub max_us: f64,
+}

@@ -1,0 +1,3 @@
+//! What the two nodes say to each other, as typed messages and as bytes.
+
+pub mod message;
