@@ -2,7 +2,11 @@
 //!
 //! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]) and how that looks on the wire ([`wire`]).
 
+pub mod clock;
 pub mod config;
 pub mod control;
+pub mod latency;
 pub mod operation;
+pub mod process;
+pub mod record;
 pub mod wire;
