@@ -2,6 +2,7 @@
 //!
 //! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]) and how that looks on the wire ([`wire`]).
 
+pub mod admission;
 pub mod clock;
 pub mod config;
 pub mod control;
