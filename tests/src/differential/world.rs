@@ -88,6 +88,7 @@ impl World {
         Ok(World {
             root,
             slots: Default::default(),
+            sharing,
         })
     }
 
@@ -381,7 +382,7 @@ impl World {
                 length,
                 fill,
             } => {
-                let Some(file) = slot(at) else {
+                let Some(file) = slot(at).filter(|_| self.sharing == Sharing::Alone) else {
                     return Ok(Outcome::Nothing);
                 };
                 map_and_fill(file, *offset, *length, *fill)
