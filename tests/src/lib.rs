@@ -1,3 +1,4 @@
 //! The lab.
 
 pub mod differential;
+pub mod postgres;
