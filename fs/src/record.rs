@@ -13,6 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Version of the file. History: 1, the first.
 const FORMAT: u32 = 1;
@@ -238,6 +239,44 @@ impl RecordFile {
             path: self.path.clone(),
             problem,
         }
+    }
+}
+
+/// The record in memory and on disk, kept equal.
+#[derive(Debug)]
+pub struct Keeper {
+    file: RecordFile,
+    current: Mutex<Record>,
+}
+
+impl Keeper {
+    /// Reads the record. One that cannot be read is an error for a person to look at.
+    pub fn open(state: &Path, module: &str) -> Result<Self, RecordError> {
+        let file = RecordFile::open(state, module)?;
+        let current = Mutex::new(file.load()?);
+        Ok(Keeper { file, current })
+    }
+
+    /// The record as it is on disk.
+    pub fn current(&self) -> Record {
+        self.lock().clone()
+    }
+
+    /// Changes the record; durable when this returns. After an error the old record stands.
+    pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<Record, RecordError> {
+        let mut current = self.lock();
+        let mut next = current.clone();
+        change(&mut next);
+        if next != *current {
+            self.file.save(&next)?;
+            *current = next;
+        }
+        Ok(current.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        // The value is replaced whole, after the write: a panic elsewhere cannot leave it half changed.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -60,3 +60,46 @@ pub enum What {
     /// Something a person should look at, without effect on the data.
     Warning,
 }
+
+/// Events kept for a subscriber that reads slowly; older ones are lost to it, and it is told so.
+const EVENTS_MAX: usize = 1024;
+
+/// Where events go: to the log, and to whoever has subscribed.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    subscribers: tokio::sync::broadcast::Sender<Event>,
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Reporter {
+            subscribers: tokio::sync::broadcast::Sender::new(EVENTS_MAX),
+        }
+    }
+}
+
+impl Reporter {
+    /// All events from now on.
+    pub fn subscribe(&self) -> tokio::sync::broadcast::Receiver<Event> {
+        self.subscribers.subscribe()
+    }
+
+    /// Reports `what`; `message` is one sentence for a person.
+    pub fn report(&self, what: What, message: impl Into<String>) {
+        let message = message.into();
+        match &what {
+            What::DiskFailing { .. } | What::PeerLost { .. } => tracing::error!(?what, "{message}"),
+            What::WentAlone { .. }
+            | What::PeerRefused { .. }
+            | What::Warning
+            | What::Repairing
+            | What::ConnectionLost => tracing::warn!(?what, "{message}"),
+            What::StateChanged { .. } | What::InSync | What::ConnectionResumed { .. } | What::Repaired => {
+                tracing::info!(?what, "{message}");
+            }
+        }
+        let at_ms = u64::try_from(crate::clock::now().as_millis()).unwrap_or(u64::MAX);
+        // Without a subscriber there is nobody to tell, and the log has it.
+        let _ = self.subscribers.send(Event { at_ms, what, message });
+    }
+}
