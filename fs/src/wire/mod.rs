@@ -1,3 +1,10 @@
 //! What the two nodes say to each other, as typed messages and as bytes.
+//!
+//! [`message`] has the types, [`limits`] what each field may hold, [`frame`] the bytes.
 
+pub mod frame;
+pub mod limits;
 pub mod message;
+
+#[cfg(test)]
+mod samples;

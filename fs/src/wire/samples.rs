@@ -1,0 +1,426 @@
+//! Arbitrary messages within their limits, for tests.
+
+use super::message::*;
+use crate::config::{Durability, SyncMode};
+use crate::operation::*;
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+/// Any message to the secondary.
+pub fn to_secondary() -> impl Strategy<Value = ToSecondary> {
+    prop_oneof![
+        1 => hello().prop_map(ToSecondary::Hello),
+        12 => (1..u64::MAX, any::<u64>(), vec((inode(), handle()), 0..4), operation()).prop_map(
+            |(number, below, introduced, operation)| ToSecondary::Operation {
+                number: Number(number),
+                confirmed: Number(below % number),
+                introduced,
+                operation,
+            }
+        ),
+        1 => (any::<u64>(), prefix()).prop_map(|(nonce, confirmed)| ToSecondary::Ping { nonce, confirmed }),
+        1 => vec(inode(), 0..20).prop_map(ToSecondary::Forget),
+        1 => Just(ToSecondary::End),
+        1 => (generation(), text()).prop_map(|(generation, reason)| ToSecondary::Part { generation, reason }),
+    ]
+}
+
+/// Any message to the primary.
+pub fn to_primary() -> impl Strategy<Value = ToPrimary> {
+    prop_oneof![
+        welcome().prop_map(ToPrimary::Welcome),
+        rejection().prop_map(ToPrimary::Reject),
+        (prefix(), vec(answer(), 0..20)).prop_map(|(prefix, answers)| ToPrimary::Answers { prefix, answers }),
+        (any::<u64>(), prefix(), vec(running(), 0..=64)).prop_map(|(nonce, prefix, running)| {
+            ToPrimary::Pong {
+                nonce,
+                prefix,
+                running,
+            }
+        }),
+        Just(ToPrimary::Ended),
+        Just(ToPrimary::Parted),
+        text().prop_map(|reason| ToPrimary::Leaving { reason }),
+    ]
+}
+
+fn inode() -> impl Strategy<Value = InodeId> {
+    (1..=u64::MAX).prop_map(InodeId)
+}
+
+fn number() -> impl Strategy<Value = Number> {
+    (1..u64::MAX).prop_map(Number)
+}
+
+fn prefix() -> impl Strategy<Value = Number> {
+    (0..u64::MAX).prop_map(Number)
+}
+
+fn name() -> impl Strategy<Value = Name> {
+    vec(any::<u8>(), 1..=NAME_BYTES_MAX).prop_filter_map("not a name", |bytes| Name::new(&bytes).ok())
+}
+
+fn handle() -> impl Strategy<Value = FileHandle> {
+    (any::<i32>(), vec(any::<u8>(), 0..=128)).prop_map(|(kind, bytes)| FileHandle {
+        kind,
+        bytes: bytes.into(),
+    })
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    (any::<i64>(), 0..1_000_000_000u32).prop_map(|(seconds, nanoseconds)| Timestamp { seconds, nanoseconds })
+}
+
+fn mode() -> impl Strategy<Value = u32> {
+    0..=0o7777u32
+}
+
+fn owner() -> impl Strategy<Value = u32> {
+    0..u32::MAX
+}
+
+fn offset() -> impl Strategy<Value = u64> {
+    prop_oneof![0..1u64 << 20, 0..i64::MAX as u64 - COPY_BYTES_MAX]
+}
+
+fn data(least: usize, most: usize) -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), least..=most).prop_map(Bytes::from)
+}
+
+fn text() -> impl Strategy<Value = String> {
+    ".{0,60}"
+}
+
+fn label() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9-]{0,62}"
+}
+
+fn generation() -> impl Strategy<Value = Generation> {
+    any::<[u8; 16]>().prop_map(Generation)
+}
+
+fn victim() -> impl Strategy<Value = Victim> {
+    (inode(), any::<bool>()).prop_map(|(inode, last)| Victim { inode, last })
+}
+
+fn kind() -> impl Strategy<Value = NodeKind> {
+    prop_oneof![
+        Just(NodeKind::File),
+        Just(NodeKind::Directory),
+        vec(1..=u8::MAX, 1..=200).prop_map(|target| NodeKind::Symlink(target.into())),
+        Just(NodeKind::Fifo),
+        Just(NodeKind::Socket),
+        any::<u64>().prop_map(NodeKind::CharacterDevice),
+        any::<u64>().prop_map(NodeKind::BlockDevice),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        (inode(), inode(), name(), handle()).prop_map(|(inode, parent, name, handle)| Operation::Bind {
+            inode,
+            parent,
+            name,
+            handle
+        }),
+        create().prop_map(Operation::Create),
+        (inode(), inode(), name(), time()).prop_map(|(inode, parent, name, time)| Operation::Link {
+            inode,
+            parent,
+            name,
+            time
+        }),
+        (inode(), name(), any::<bool>(), victim(), time()).prop_map(
+            |(parent, name, directory, victim, time)| Operation::Unlink(Unlink {
+                parent,
+                name,
+                directory,
+                victim,
+                time
+            })
+        ),
+        rename().prop_map(Operation::Rename),
+        (inode(), offset(), data(1, 9000), of(time()), of(mode())).prop_map(
+            |(inode, offset, data, time, mode)| Operation::Write {
+                inode,
+                offset,
+                data,
+                time,
+                mode
+            }
+        ),
+        (inode(), attributes())
+            .prop_map(|(inode, attributes)| Operation::SetAttributes { inode, attributes }),
+        (
+            inode(),
+            fallocate_mode(),
+            offset(),
+            1..1u64 << 30,
+            of(time()),
+            of(mode())
+        )
+            .prop_map(
+                |(inode, mode, offset, length, time, set_mode)| Operation::Fallocate {
+                    inode,
+                    mode,
+                    offset: offset / 2,
+                    length,
+                    time,
+                    set_mode
+                }
+            ),
+        (
+            inode(),
+            offset(),
+            inode(),
+            offset(),
+            0..=COPY_BYTES_MAX,
+            of(time()),
+            of(mode())
+        )
+            .prop_map(
+                |(source, source_offset, target, target_offset, length, time, set_mode)| {
+                    Operation::CopyRange {
+                        source,
+                        source_offset,
+                        target,
+                        target_offset,
+                        length,
+                        time,
+                        set_mode,
+                    }
+                }
+            ),
+        (inode(), name(), data(0, 300), xattr_mode(), of(mode())).prop_map(
+            |(inode, name, value, mode, set_mode)| Operation::SetXattr {
+                inode,
+                name,
+                value,
+                mode,
+                set_mode
+            }
+        ),
+        (inode(), name()).prop_map(|(inode, name)| Operation::RemoveXattr { inode, name }),
+        (inode(), any::<bool>()).prop_map(|(inode, data_only)| Operation::Sync { inode, data_only }),
+        Just(Operation::Checkpoint),
+    ]
+}
+
+fn create() -> impl Strategy<Value = Create> {
+    let acls = vec((name(), data(0, 100)), 0..=2);
+    (
+        inode(),
+        name(),
+        inode(),
+        kind(),
+        mode(),
+        owner(),
+        owner(),
+        acls,
+        time(),
+    )
+        .prop_map(|(parent, name, inode, kind, mode, uid, gid, acls, time)| Create {
+            parent,
+            name,
+            inode,
+            kind,
+            mode,
+            uid,
+            gid,
+            acls,
+            time,
+        })
+}
+
+fn rename() -> impl Strategy<Value = Rename> {
+    let mode = prop_oneof![
+        Just(RenameMode::Replace),
+        Just(RenameMode::NoReplace),
+        Just(RenameMode::Exchange)
+    ];
+    (
+        inode(),
+        name(),
+        inode(),
+        name(),
+        mode,
+        inode(),
+        of(victim()),
+        time(),
+    )
+        .prop_map(
+            |(source_parent, source_name, target_parent, target_name, mode, moved, replaced, time)| Rename {
+                source_parent,
+                source_name,
+                target_parent,
+                target_name,
+                mode,
+                moved,
+                replaced,
+                time,
+            },
+        )
+}
+
+fn attributes() -> impl Strategy<Value = Attributes> {
+    (
+        of(mode()),
+        of(owner()),
+        of(owner()),
+        of(offset()),
+        of(time()),
+        of(time()),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(mode, uid, gid, size, atime, mtime, drop_capability)| Attributes {
+                mode,
+                uid,
+                gid,
+                size,
+                atime,
+                mtime,
+                drop_capability,
+            },
+        )
+}
+
+fn fallocate_mode() -> impl Strategy<Value = FallocateMode> {
+    prop_oneof![
+        Just(FallocateMode::Allocate),
+        Just(FallocateMode::AllocateKeepSize),
+        Just(FallocateMode::PunchHole),
+        Just(FallocateMode::ZeroRange),
+        Just(FallocateMode::ZeroRangeKeepSize),
+    ]
+}
+
+fn xattr_mode() -> impl Strategy<Value = XattrMode> {
+    prop_oneof![
+        Just(XattrMode::Set),
+        Just(XattrMode::Create),
+        Just(XattrMode::Replace)
+    ]
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    let start = prop_oneof![
+        (generation(), any::<bool>()).prop_map(|(generation, clean)| Start::Fresh { generation, clean }),
+        prefix().prop_map(|confirmed| Start::Resume { confirmed }),
+    ];
+    (
+        label(),
+        label(),
+        any::<[u8; 16]>(),
+        start,
+        vec(offer(), 0..4),
+        identities(),
+    )
+        .prop_map(|(module, node, session, start, directories, identities)| Hello {
+            module,
+            node,
+            session: SessionId(session),
+            start,
+            directories,
+            identities,
+        })
+}
+
+fn welcome() -> impl Strategy<Value = Welcome> {
+    (
+        label(),
+        prefix(),
+        vec(answer(), 0..20),
+        vec(number(), 0..20),
+        vec(offer(), 0..4),
+        identities(),
+    )
+        .prop_map(
+            |(node, prefix, answers, received, directories, identities)| Welcome {
+                node,
+                prefix,
+                answers,
+                received,
+                directories,
+                identities,
+            },
+        )
+}
+
+fn offer() -> impl Strategy<Value = Offer> {
+    let sync = prop_oneof![Just(SyncMode::Write), Just(SyncMode::Flush)];
+    let durability = prop_oneof![Just(Durability::Disk), Just(Durability::Memory)];
+    (text(), sync, durability, any::<bool>(), any::<u64>(), abilities()).prop_map(
+        |(dir, sync, durability, empty, free_bytes, abilities)| Offer {
+            dir,
+            sync,
+            durability,
+            empty,
+            free_bytes,
+            abilities,
+        },
+    )
+}
+
+fn abilities() -> impl Strategy<Value = Abilities> {
+    (
+        any::<u32>(),
+        any::<u32>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<u32>(),
+    )
+        .prop_map(
+            |(name_bytes_max, xattr_bytes_max, acl, handles, time_step_ns)| Abilities {
+                name_bytes_max,
+                xattr_bytes_max,
+                acl,
+                handles,
+                time_step_ns,
+            },
+        )
+}
+
+fn identities() -> impl Strategy<Value = Identities> {
+    let names = || vec((any::<u32>(), "[a-z]{1,32}"), 0..5);
+    (names(), names()).prop_map(|(users, groups)| Identities { users, groups })
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    let errno = || (1..4096).prop_map(Errno);
+    let outcome = prop_oneof![
+        (any::<u64>(), of(handle()))
+            .prop_map(|(length, handle)| Outcome::Applied(Applied { length, handle })),
+        errno().prop_map(Outcome::Refused),
+        inode().prop_map(Outcome::NotBound),
+        errno().prop_map(Outcome::Failed),
+    ];
+    (number(), outcome, any::<u32>()).prop_map(|(number, outcome, took_us)| Answer {
+        number,
+        outcome,
+        took_us,
+    })
+}
+
+fn running() -> impl Strategy<Value = Running> {
+    (number(), any::<bool>(), any::<u32>()).prop_map(|(number, in_kernel, for_ms)| Running {
+        number,
+        in_kernel,
+        for_ms,
+    })
+}
+
+fn rejection() -> impl Strategy<Value = Rejection> {
+    prop_oneof![
+        (text(), text()).prop_map(|(node, state)| Rejection::NotSecondary { node, state }),
+        (text(), text()).prop_map(|(ours, theirs)| Rejection::OtherModule { ours, theirs }),
+        (text(), text()).prop_map(|(said, proved)| Rejection::OtherNode { said, proved }),
+        text().prop_map(Rejection::OtherConfiguration),
+        text().prop_map(Rejection::Unfit),
+        text().prop_map(Rejection::FullCopyNeeded),
+        Just(Rejection::UnknownSession),
+        Just(Rejection::StillRunning),
+    ]
+}
