@@ -1,6 +1,7 @@
 //! `skfs`: the replicated file system of one mirror module.
 //!
-//! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]) and how that looks on the wire ([`wire`]).
+//! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]) and how that looks on the wire ([`wire`]); how it gets
+//! there ([`link`]).
 
 pub mod admission;
 pub mod clock;
@@ -11,3 +12,5 @@ pub mod operation;
 pub mod process;
 pub mod record;
 pub mod wire;
+
+pub mod link;

@@ -113,16 +113,17 @@ pub fn check_preamble(bytes: [u8; PREAMBLE_BYTES]) -> Result<(), WireError> {
     }
 }
 
-/// One frame to send: `head`, then `payload`.
+/// One frame of an `M` to send: `head`, then `payload`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Encoded {
+pub struct Encoded<M> {
     /// Length, kind and the message, all of it but the payload.
     pub head: Bytes,
     /// The data of a write: the very `Bytes` of the operation.
     pub payload: Option<Bytes>,
+    message: PhantomData<fn() -> M>,
 }
 
-impl Encoded {
+impl<M> Encoded<M> {
     /// Bytes on the wire.
     pub fn length(&self) -> usize {
         self.head.len() + self.payload.as_ref().map_or(0, Bytes::len)
@@ -142,7 +143,7 @@ pub trait Message: Limits + Sized + Send + 'static {
     /// The frame of this message.
     /// # Errors
     /// [`WireError::Limit`] or [`WireError::FrameTooLong`], so that nothing is sent that the peer would refuse.
-    fn encode(&self) -> Result<Encoded, WireError>;
+    fn encode(&self) -> Result<Encoded<Self>, WireError>;
 
     /// The message in a frame's body.
     fn decode(body: Bytes) -> Result<Self, WireError>;
@@ -151,7 +152,7 @@ pub trait Message: Limits + Sized + Send + 'static {
 impl Message for ToSecondary {
     const BYTES_MAX: usize = TO_SECONDARY_BYTES_MAX;
 
-    fn encode(&self) -> Result<Encoded, WireError> {
+    fn encode(&self) -> Result<Encoded<Self>, WireError> {
         self.check()?;
         match self {
             ToSecondary::Operation {
@@ -223,7 +224,7 @@ impl Message for ToSecondary {
 impl Message for ToPrimary {
     const BYTES_MAX: usize = TO_PRIMARY_BYTES_MAX;
 
-    fn encode(&self) -> Result<Encoded, WireError> {
+    fn encode(&self) -> Result<Encoded<Self>, WireError> {
         self.check()?;
         frame(KIND_MESSAGE, self, None, Self::BYTES_MAX)
     }
@@ -248,7 +249,12 @@ struct WriteHead<I> {
     mode: Option<u32>,
 }
 
-fn frame<T: Serialize>(kind: u8, head: &T, payload: Option<Bytes>, max: usize) -> Result<Encoded, WireError> {
+fn frame<T: Serialize, M>(
+    kind: u8,
+    head: &T,
+    payload: Option<Bytes>,
+    max: usize,
+) -> Result<Encoded<M>, WireError> {
     // Most heads are small: an operation's numbers and a name.
     let mut bytes = Vec::with_capacity(128);
     bytes.extend_from_slice(&[0; LENGTH_BYTES]);
@@ -264,6 +270,7 @@ fn frame<T: Serialize>(kind: u8, head: &T, payload: Option<Bytes>, max: usize) -
     Ok(Encoded {
         head: bytes.into(),
         payload,
+        message: PhantomData,
     })
 }
 

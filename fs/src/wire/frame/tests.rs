@@ -8,7 +8,7 @@ use crate::wire::message::*;
 use crate::wire::samples;
 use proptest::prelude::*;
 
-fn flat(encoded: Encoded) -> Vec<u8> {
+fn flat<M>(encoded: Encoded<M>) -> Vec<u8> {
     encoded.into_chunks().flatten().collect()
 }
 
@@ -334,7 +334,7 @@ fn values_outside_their_limits_are_neither_sent_nor_taken() {
 }
 
 fn flat_unchecked<T: Serialize>(message: &T) -> Vec<u8> {
-    flat(frame(KIND_MESSAGE, message, None, TO_PRIMARY_BYTES_MAX).unwrap()).split_off(4)
+    flat::<T>(frame(KIND_MESSAGE, message, None, TO_PRIMARY_BYTES_MAX).unwrap()).split_off(4)
 }
 
 fn handle_of_full_length() -> FileHandle {
