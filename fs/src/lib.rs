@@ -1,16 +1,15 @@
 //! `skfs`: the replicated file system of one mirror module.
 //!
-//! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]) and how that looks on the wire ([`wire`]); how it gets
-//! there ([`link`]).
+//! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]), how
+//! that looks on the wire ([`wire`]) and how it gets there ([`link`]).
 
 pub mod admission;
 pub mod clock;
 pub mod config;
 pub mod control;
 pub mod latency;
+pub mod link;
 pub mod operation;
 pub mod process;
 pub mod record;
 pub mod wire;
-
-pub mod link;

@@ -58,7 +58,11 @@ fn check_round_trip<M: Message + Clone + PartialEq + std::fmt::Debug>(
         let encoded = message.encode().unwrap();
         prop_assert_eq!(
             encoded.length(),
-            encoded.clone().into_chunks().map(|chunk| chunk.len()).sum()
+            encoded
+                .clone()
+                .into_chunks()
+                .map(|chunk| chunk.len())
+                .sum::<usize>()
         );
         bytes.extend(flat(encoded));
     }
