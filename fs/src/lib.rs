@@ -4,6 +4,7 @@
 //! that looks on the wire ([`wire`]) and how it gets there ([`link`]).
 
 pub mod admission;
+pub mod backing;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -1,0 +1,172 @@
+//! What is asked of the backing files without changing them.
+
+use super::open::Access;
+use super::store::Store;
+use super::walk::is_reserved;
+use crate::operation::{Errno, InodeId, Name};
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::fd::OwnedFd;
+use rustix::fs::{FileType, RawDir, SeekFrom, StatVfs};
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
+
+/// Longest symbolic link (`PATH_MAX`, limits.h).
+const TARGET_BYTES_MAX: usize = 4096;
+/// What one `getdents64` fills.
+const LISTING_BYTES: usize = 32 << 10;
+
+/// What `lseek(2)` looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// `SEEK_DATA`.
+    Data,
+    /// `SEEK_HOLE`.
+    Hole,
+}
+
+impl Store {
+    /// Up to `length` bytes from `offset`; fewer only at the end of the file.
+    pub fn read(&self, inode: InodeId, offset: u64, length: usize) -> Result<Bytes, Errno> {
+        let file = self.file(inode, Access::Read)?;
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let mut rest = Vec::new();
+            let at = offset + bytes.len() as u64;
+            let count = if bytes.is_empty() {
+                rustix::io::pread(&file, spare_capacity(&mut bytes), at)
+            } else {
+                rest.reserve_exact(length - bytes.len());
+                rustix::io::pread(&file, spare_capacity(&mut rest), at)
+            };
+            match count {
+                Ok(0) => break,
+                Ok(_) => bytes.append(&mut rest),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        bytes.truncate(length);
+        Ok(bytes.into())
+    }
+
+    /// What a symbolic link holds.
+    pub fn link_target(&self, inode: InodeId) -> Result<Vec<u8>, Errno> {
+        let link = self.open(inode, Access::Path)?;
+        let mut target = Vec::with_capacity(TARGET_BYTES_MAX);
+        rustix::fs::readlinkat_raw(link.fd(), "", spare_capacity(&mut target))?;
+        target.shrink_to_fit();
+        Ok(target)
+    }
+
+    /// An extended attribute's value; `ENODATA` when there is none.
+    pub fn xattr(&self, inode: InodeId, name: &Name) -> Result<Vec<u8>, Errno> {
+        let node = self.open(inode, Access::Path)?;
+        Ok(node.xattr(name.as_bytes())?)
+    }
+
+    /// The names of the extended attributes as `listxattr(2)` gives them: each with a NUL at its end.
+    pub fn xattr_names(&self, inode: InodeId) -> Result<Vec<u8>, Errno> {
+        Ok(self.open(inode, Access::Path)?.xattr_names()?)
+    }
+
+    /// The next data or hole at or after `offset`; `ENXIO` beyond the end.
+    pub fn seek(&self, inode: InodeId, offset: u64, sought: Sought) -> Result<u64, Errno> {
+        let file = self.file(inode, Access::Read)?;
+        // The position of a shared descriptor belongs to nobody: every read and write names its own.
+        let position = match sought {
+            Sought::Data => SeekFrom::Data(offset),
+            Sought::Hole => SeekFrom::Hole(offset),
+        };
+        Ok(rustix::fs::seek(&file, position)?)
+    }
+
+    /// Size and free space of the file system that holds `inode`.
+    pub fn space(&self, inode: InodeId) -> Result<StatVfs, Errno> {
+        let node = self.open(inode, Access::Path)?;
+        Ok(rustix::fs::fstatvfs(node.fd())?)
+    }
+
+    /// Opens a directory for listing. The listing has a descriptor of its own, closed with it.
+    pub fn open_directory(&self, inode: InodeId) -> Result<Directory, Errno> {
+        let path = self.open(inode, Access::Path)?;
+        let descriptor = super::open::open_directory(&path.descriptor)?;
+        Ok(Directory {
+            descriptor,
+            is_root: self.is_root(inode),
+            state: Mutex::new(State {
+                position: 0,
+                buffer: Vec::with_capacity(LISTING_BYTES),
+            }),
+        })
+    }
+}
+
+/// One open listing.
+#[derive(Debug)]
+pub struct Directory {
+    descriptor: OwnedFd,
+    is_root: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Where the descriptor stands.
+    position: u64,
+    buffer: Vec<u8>,
+}
+
+/// One entry of a listing; `.` and `..` are among them, the reserved directory is not.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// The backing inode's number.
+    pub ino: u64,
+    /// Its type, as the listing says it.
+    pub kind: FileType,
+    /// Where the listing goes on after it: an offset for [`Directory::read`].
+    pub next: u64,
+}
+
+impl Directory {
+    /// Gives the entries from `offset` on (0, or an [`Entry::next`]) until the end or until `take` breaks; the
+    /// entry it breaks at counts as not taken. An offset stays good while the directory changes: entries that
+    /// were there all the time come exactly once.
+    pub fn read(&self, offset: u64, mut take: impl FnMut(Entry<'_>) -> ControlFlow<()>) -> Result<(), Errno> {
+        let state = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.position != offset {
+            rustix::fs::seek(&self.descriptor, SeekFrom::Start(offset))?;
+            state.position = offset;
+        }
+        let mut entries = RawDir::new(&self.descriptor, state.buffer.spare_capacity_mut());
+        let mut after = offset;
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            let next = entry.next_entry_cookie();
+            let taken = is_reserved(self.is_root, name)
+                || take(Entry {
+                    name,
+                    ino: entry.ino(),
+                    kind: entry.file_type(),
+                    next,
+                })
+                .is_continue();
+            if !taken {
+                // The kernel stands behind the whole buffer, the caller before this entry.
+                rustix::fs::seek(&self.descriptor, SeekFrom::Start(after))?;
+                break;
+            }
+            after = next;
+        }
+        state.position = after;
+        Ok(())
+    }
+
+    /// The open descriptor, for `fsync` and the like.
+    pub fn descriptor(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+}

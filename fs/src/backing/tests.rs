@@ -1,0 +1,5 @@
+//! Tests of the store on the real file system below the temporary directory. They need root: file handles,
+//! owners and devices are root's.
+
+mod names;
+mod scratch;
