@@ -1,7 +1,7 @@
 //! `skfs`: the replicated file system of one mirror module.
 //!
 //! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]), how
-//! that looks on the wire ([`wire`]) and how it gets there ([`link`]).
+//! that looks on the wire ([`wire`]) and how it gets there ([`link`]); what happens to it on its way ([`session`]).
 
 pub mod admission;
 pub mod backing;
@@ -13,4 +13,5 @@ pub mod link;
 pub mod operation;
 pub mod process;
 pub mod record;
+pub mod session;
 pub mod wire;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 ///
 /// The roots of the module's directories are `1..=directories`, in the order of the configuration; 0 is no
 /// inode. It is not the inode number that `stat` shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InodeId(pub u64);
 
 impl InodeId {
@@ -455,32 +455,109 @@ pub enum Outcome {
     Failed(Errno),
 }
 
+/// Up to four inodes in ascending order, each once. A slice in all but name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    inodes: [InodeId; 4],
+    count: u8,
+}
+
+impl Touched {
+    /// These inodes, in order and without repetition.
+    pub fn of<const COUNT: usize>(inodes: [InodeId; COUNT]) -> Self {
+        const { assert!(COUNT <= 4, "no operation touches more than four inodes") };
+        let mut touched = Touched::default();
+        for inode in inodes {
+            touched.add(inode);
+        }
+        touched
+    }
+
+    /// Adds one. No operation has a fifth; it would be left out.
+    pub fn add(&mut self, inode: InodeId) {
+        let count = usize::from(self.count);
+        let Err(at) = self.binary_search(&inode) else {
+            return;
+        };
+        if count == self.inodes.len() {
+            return;
+        }
+        self.inodes.copy_within(at..count, at + 1);
+        self.inodes[at] = inode;
+        self.count += 1;
+    }
+}
+
+impl std::ops::Deref for Touched {
+    type Target = [InodeId];
+    fn deref(&self) -> &[InodeId] {
+        &self.inodes[..usize::from(self.count)]
+    }
+}
+
 impl Operation {
     /// The inodes that this operation touches, each once: operations that share one are applied in number
     /// order. [`Operation::Checkpoint`] touches none and waits for everything.
     pub fn touches(&self) -> Vec<InodeId> {
-        let mut touched = match self {
-            Operation::Bind { inode, parent, .. } => vec![*parent, *inode],
-            Operation::Create(create) => vec![create.parent, create.inode],
-            Operation::Link { inode, parent, .. } => vec![*parent, *inode],
-            Operation::Unlink(unlink) => vec![unlink.parent, unlink.victim.inode],
-            Operation::Rename(rename) => {
-                let mut all = vec![rename.source_parent, rename.target_parent, rename.moved];
-                all.extend(rename.replaced.map(|victim| victim.inode));
-                all
+        self.touched().to_vec()
+    }
+
+    /// As [`Operation::touches`], without an allocation: it is asked for each operation on both nodes.
+    pub fn touched(&self) -> Touched {
+        let mut touched = Touched::default();
+        match self {
+            Operation::Bind { inode, parent, .. } | Operation::Link { inode, parent, .. } => {
+                touched.add(*parent);
+                touched.add(*inode);
             }
-            Operation::CopyRange { source, target, .. } => vec![*source, *target],
+            Operation::Create(create) => {
+                touched.add(create.parent);
+                touched.add(create.inode);
+            }
+            Operation::Unlink(unlink) => {
+                touched.add(unlink.parent);
+                touched.add(unlink.victim.inode);
+            }
+            Operation::Rename(rename) => {
+                touched.add(rename.source_parent);
+                touched.add(rename.target_parent);
+                touched.add(rename.moved);
+                if let Some(victim) = rename.replaced {
+                    touched.add(victim.inode);
+                }
+            }
+            Operation::CopyRange { source, target, .. } => {
+                touched.add(*source);
+                touched.add(*target);
+            }
             Operation::Write { inode, .. }
             | Operation::SetAttributes { inode, .. }
             | Operation::Fallocate { inode, .. }
             | Operation::SetXattr { inode, .. }
             | Operation::RemoveXattr { inode, .. }
-            | Operation::Sync { inode, .. } => vec![*inode],
-            Operation::Checkpoint => vec![],
-        };
-        touched.sort_unstable();
-        touched.dedup();
+            | Operation::Sync { inode, .. } => touched.add(*inode),
+            Operation::Checkpoint => {}
+        }
         touched
+    }
+
+    /// What [`Applied::length`] is once this is applied exactly as far as asked.
+    pub fn length(&self) -> u64 {
+        match self {
+            Operation::Write { data, .. } => data.len() as u64,
+            Operation::CopyRange { length, .. } => *length,
+            Operation::Bind { .. }
+            | Operation::Create(_)
+            | Operation::Link { .. }
+            | Operation::Unlink(_)
+            | Operation::Rename(_)
+            | Operation::SetAttributes { .. }
+            | Operation::Fallocate { .. }
+            | Operation::SetXattr { .. }
+            | Operation::RemoveXattr { .. }
+            | Operation::Sync { .. }
+            | Operation::Checkpoint => 0,
+        }
     }
 
     /// True for what runs in the single lane of names: everything that reads or changes a listing.

@@ -1,0 +1,518 @@
+//! The table of names *as sent*: where each known inode is after every operation numbered so far, and whether the
+//! secondary knows it.
+//!
+//! The primary keeps it, under the lock that also numbers operations. It holds an entry for each inode that the
+//! kernel knows, and for the directories above: about 70 bytes and the name.
+
+use crate::operation::{FileHandle, InodeId, Name, Operation, RenameMode, Touched, Victim};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// How many of the last name operations are remembered for look-ups under way. A look-up overtaken by more of them
+/// counts as raced, whatever their directories.
+const REMEMBERED_CHANGES: usize = 4096;
+
+const NOWHERE: InodeId = InodeId(0);
+
+const BOUND: u8 = 1;
+const FORGOTTEN: u8 = 2;
+const DYING: u8 = 4;
+const LOCAL: u8 = 8;
+const ROOT: u8 = 16;
+
+/// The table; see the module.
+#[derive(Debug)]
+pub struct Names {
+    entries: HashMap<InodeId, Entry>,
+    /// Numbered operations under way per inode they touch.
+    busy: HashMap<InodeId, u32>,
+    /// Name operations under way per directory.
+    unsettled: HashMap<InodeId, u32>,
+    /// Directories of the last name operations, oldest first.
+    recent: VecDeque<InodeId>,
+    /// How many directories were ever put into `recent`.
+    changes: u64,
+    dying: usize,
+    dropped: Vec<InodeId>,
+}
+
+/// One inode. A million of these are kept, so the place is spelt out in few bytes.
+#[derive(Debug, Default)]
+struct Entry {
+    /// [`NOWHERE`] when no name of it is known.
+    parent: InodeId,
+    name: Box<[u8]>,
+    /// Entries whose `parent` is this inode; they need it for their binding.
+    children: u32,
+    flags: u8,
+}
+
+/// A look-up under way, from before the backing directory is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LookupTicket {
+    directory: InodeId,
+    /// The count of changes at the beginning; none when a name operation of the directory was unsettled.
+    changes: Option<u64>,
+}
+
+/// A name operation of the same directory overlapped the look-up, so what it read may be old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a change of the directory overlapped the look-up; it must be repeated")]
+pub struct Raced;
+
+/// The operation is about an inode that the secondary does not know and that has no known name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no name of {inode} is known here, so the secondary cannot be told which one it is")]
+pub struct Unnamed {
+    /// Which.
+    pub inode: InodeId,
+}
+
+/// What numbering one name operation changed, to be settled or undone later.
+#[derive(Debug, Default)]
+pub struct Change {
+    directories: Touched,
+    moves: Vec<Move>,
+    dying: Option<InodeId>,
+    created: Option<InodeId>,
+}
+
+#[derive(Debug)]
+struct Move {
+    inode: InodeId,
+    before: Option<(InodeId, Box<[u8]>)>,
+    after: Option<(InodeId, Box<[u8]>)>,
+}
+
+impl Names {
+    /// Knows the roots only, which every session has bound from its start.
+    pub fn new(directories: usize) -> Self {
+        let root = |index| {
+            let entry = Entry {
+                flags: ROOT | BOUND,
+                ..Entry::default()
+            };
+            (InodeId::root(index), entry)
+        };
+        Names {
+            entries: (0..directories).map(root).collect(),
+            busy: HashMap::new(),
+            unsettled: HashMap::new(),
+            recent: VecDeque::new(),
+            changes: 0,
+            dying: 0,
+            dropped: Vec::new(),
+        }
+    }
+
+    /// Call it before the backing directory is read for a name.
+    pub fn begin_lookup(&self, directory: InodeId) -> LookupTicket {
+        let settled = !self.unsettled.contains_key(&directory);
+        LookupTicket {
+            directory,
+            changes: settled.then_some(self.changes),
+        }
+    }
+
+    /// Records that `inode` has `name` in the ticket's directory.
+    ///
+    /// # Errors
+    /// [`Raced`] when a name operation of that directory was numbered since the ticket or was unsettled then.
+    pub fn looked_up(&mut self, ticket: LookupTicket, inode: InodeId, name: &Name) -> Result<(), Raced> {
+        let since = ticket.changes.ok_or(Raced)?;
+        let overlapping = self.changes.saturating_sub(since);
+        if overlapping > self.recent.len() as u64 {
+            return Err(Raced);
+        }
+        let mut newest = self.recent.iter().rev().take(overlapping as usize);
+        if newest.any(|directory| *directory == ticket.directory) {
+            return Err(Raced);
+        }
+        let entry = self.entries.entry(inode).or_default();
+        entry.flags &= !FORGOTTEN;
+        let known = entry.parent == ticket.directory && *entry.name == *name.as_bytes();
+        if !known && entry.flags & (LOCAL | DYING | ROOT) == 0 {
+            self.place(inode, Some((ticket.directory, name.as_bytes().into())));
+        }
+        Ok(())
+    }
+
+    /// The kernel forgot these inodes. Each goes as soon as no operation and no entry below needs it;
+    /// [`Names::take_dropped`] tells which did.
+    pub fn forget(&mut self, inodes: &[InodeId]) {
+        for inode in inodes {
+            if let Some(entry) = self.entries.get_mut(inode) {
+                entry.flags |= FORGOTTEN;
+                self.drop_unneeded(*inode);
+            }
+        }
+    }
+
+    /// The inodes that went since the last call.
+    pub fn take_dropped(&mut self) -> Vec<InodeId> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// True when [`Names::take_dropped`] has something.
+    pub fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
+    }
+
+    /// Appends the `Bind`s, parents first, that must be numbered before `operation`, and counts their inodes as
+    /// bound. Their handles are empty: the driver, which has the handles, fills them in.
+    ///
+    /// # Errors
+    /// [`Unnamed`]; nothing has changed then.
+    pub fn bind(&mut self, operation: &Operation, binds: &mut Vec<Operation>) -> Result<(), Unnamed> {
+        let before = binds.len();
+        for inode in used(operation).iter() {
+            if let Err(unnamed) = self.bind_with_parents(*inode, binds) {
+                for bind in binds.drain(before..) {
+                    if let Operation::Bind { inode, .. } = bind {
+                        self.unbind(inode);
+                    }
+                }
+                return Err(unnamed);
+            }
+        }
+        Ok(())
+    }
+
+    fn bind_with_parents(&mut self, inode: InodeId, binds: &mut Vec<Operation>) -> Result<(), Unnamed> {
+        let start = binds.len();
+        let mut next = inode;
+        // The bound ends the walk should two refused renames ever have left a circle.
+        for _ in 0..=self.entries.len() {
+            let entry = self.entries.get_mut(&next).ok_or(Unnamed { inode: next })?;
+            if entry.flags & BOUND != 0 {
+                binds[start..].reverse();
+                return Ok(());
+            }
+            let name = Name::new(&entry.name);
+            let (false, Ok(name)) = (entry.parent == NOWHERE, name) else {
+                break;
+            };
+            entry.flags |= BOUND;
+            let parent = entry.parent;
+            binds.push(Operation::Bind {
+                inode: next,
+                parent,
+                name,
+                handle: unfilled_handle(),
+            });
+            next = parent;
+        }
+        Err(Unnamed { inode: next })
+    }
+
+    /// The secondary does not know this inode, whatever was said before.
+    pub fn unbind(&mut self, inode: InodeId) {
+        if let Some(entry) = self.entries.get_mut(&inode)
+            && entry.flags & ROOT == 0
+        {
+            entry.flags &= !BOUND;
+        }
+    }
+
+    /// Enters what a name operation changes, in the step that numbers it; nothing for others.
+    pub fn number(&mut self, operation: &Operation) -> Option<Box<Change>> {
+        let mut change = Change::default();
+        match operation {
+            Operation::Create(create) => {
+                change.directories.add(create.parent);
+                let entry = self.entries.entry(create.inode).or_default();
+                entry.flags = (entry.flags & !FORGOTTEN) | BOUND;
+                change.created = Some(create.inode);
+                self.move_to(&mut change, create.inode, Some((create.parent, &create.name)));
+            }
+            Operation::Link {
+                inode, parent, name, ..
+            } => {
+                change.directories.add(*parent);
+                self.entries.entry(*inode).or_default();
+                if self.is_nowhere(*inode) {
+                    self.move_to(&mut change, *inode, Some((*parent, name)));
+                }
+            }
+            Operation::Unlink(unlink) => {
+                change.directories.add(unlink.parent);
+                self.take_name(&mut change, unlink.victim, unlink.parent, &unlink.name);
+            }
+            Operation::Rename(rename) => {
+                change.directories.add(rename.source_parent);
+                change.directories.add(rename.target_parent);
+                let source = (rename.source_parent, &rename.source_name);
+                let target = (rename.target_parent, &rename.target_name);
+                match rename.replaced {
+                    // Two names of one inode: rename(2) does nothing.
+                    Some(victim) if victim.inode == rename.moved => {}
+                    Some(other) if rename.mode == RenameMode::Exchange => {
+                        let (moves, back) = (
+                            self.is_at(rename.moved, source) || self.is_nowhere(rename.moved),
+                            self.is_at(other.inode, target) || self.is_nowhere(other.inode),
+                        );
+                        if moves {
+                            self.move_to(&mut change, rename.moved, Some(target));
+                        }
+                        if back {
+                            self.move_to(&mut change, other.inode, Some(source));
+                        }
+                    }
+                    replaced => {
+                        if let Some(victim) = replaced {
+                            self.take_name(&mut change, victim, target.0, target.1);
+                        }
+                        if self.is_at(rename.moved, source) || self.is_nowhere(rename.moved) {
+                            self.move_to(&mut change, rename.moved, Some(target));
+                        }
+                    }
+                }
+            }
+            Operation::Bind { .. }
+            | Operation::Write { .. }
+            | Operation::SetAttributes { .. }
+            | Operation::Fallocate { .. }
+            | Operation::CopyRange { .. }
+            | Operation::SetXattr { .. }
+            | Operation::RemoveXattr { .. }
+            | Operation::Sync { .. }
+            | Operation::Checkpoint => return None,
+        }
+        for directory in change.directories.iter() {
+            *self.unsettled.entry(*directory).or_default() += 1;
+            self.changes += 1;
+            self.recent.push_back(*directory);
+            if self.recent.len() > REMEMBERED_CHANGES {
+                self.recent.pop_front();
+            }
+        }
+        Some(Box::new(change))
+    }
+
+    /// The operation of this change was applied on this node: an inode that lost its last name is local now.
+    pub fn applied(&mut self, change: &Change) {
+        self.settle(change);
+        if let Some(inode) = change.dying {
+            self.dying = self.dying.saturating_sub(1);
+            self.place(inode, None);
+            if let Some(entry) = self.entries.get_mut(&inode) {
+                entry.flags = (entry.flags & !DYING) | LOCAL;
+            }
+        }
+    }
+
+    /// The operation of this change was refused: the names are as before it, unless a later one has moved them on.
+    pub fn refused(&mut self, change: &Change) {
+        self.settle(change);
+        if let Some(inode) = change.dying {
+            self.dying = self.dying.saturating_sub(1);
+            if let Some(entry) = self.entries.get_mut(&inode) {
+                entry.flags &= !DYING;
+            }
+        }
+        for step in change.moves.iter().rev() {
+            let Some(entry) = self.entries.get(&step.inode) else {
+                continue;
+            };
+            let stays = match &step.after {
+                Some((parent, name)) => entry.parent == *parent && entry.name == *name,
+                None => entry.parent == NOWHERE,
+            };
+            if stays {
+                self.place(step.inode, step.before.clone());
+            }
+        }
+        if let Some(inode) = change.created
+            && let Some(entry) = self.entries.get_mut(&inode)
+        {
+            // The kernel never hears of it, so it will not forget it either.
+            entry.flags = (entry.flags & !BOUND) | FORGOTTEN;
+            self.drop_unneeded(inode);
+        }
+    }
+
+    fn settle(&mut self, change: &Change) {
+        for directory in change.directories.iter() {
+            count_down(&mut self.unsettled, *directory);
+        }
+    }
+
+    /// A numbered operation touches these inodes until [`Names::release`].
+    pub fn hold(&mut self, touched: &Touched) {
+        for inode in touched.iter() {
+            *self.busy.entry(*inode).or_default() += 1;
+        }
+    }
+
+    /// The opposite of [`Names::hold`].
+    pub fn release(&mut self, touched: &Touched) {
+        for inode in touched.iter() {
+            count_down(&mut self.busy, *inode);
+            if self
+                .entries
+                .get(inode)
+                .is_some_and(|entry| entry.flags & FORGOTTEN != 0)
+            {
+                self.drop_unneeded(*inode);
+            }
+        }
+    }
+
+    /// True while a numbered operation touches the inode.
+    pub fn is_busy(&self, inode: InodeId) -> bool {
+        self.busy.contains_key(&inode)
+    }
+
+    /// True from the numbering of the removal of its last name until that is settled.
+    pub fn is_dying(&self, inode: InodeId) -> bool {
+        self.dying > 0 && self.has(inode, DYING)
+    }
+
+    /// True once the removal of its last name is applied: nothing about it is shipped any more.
+    pub fn is_local(&self, inode: InodeId) -> bool {
+        self.has(inode, LOCAL)
+    }
+
+    /// True when the secondary was told which inode this is.
+    pub fn is_bound(&self, inode: InodeId) -> bool {
+        self.has(inode, BOUND)
+    }
+
+    /// How many inodes are known, the roots included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when not even a root is known.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn has(&self, inode: InodeId, flag: u8) -> bool {
+        self.entries
+            .get(&inode)
+            .is_some_and(|entry| entry.flags & flag != 0)
+    }
+
+    fn is_nowhere(&self, inode: InodeId) -> bool {
+        let nowhere = |entry: &Entry| entry.parent == NOWHERE && entry.flags & (ROOT | LOCAL) == 0;
+        self.entries.get(&inode).is_none_or(nowhere)
+    }
+
+    fn is_at(&self, inode: InodeId, (parent, name): (InodeId, &Name)) -> bool {
+        let at = |entry: &Entry| entry.parent == parent && *entry.name == *name.as_bytes();
+        self.entries.get(&inode).is_some_and(at)
+    }
+
+    fn take_name(&mut self, change: &mut Change, victim: Victim, parent: InodeId, name: &Name) {
+        let entry = self.entries.entry(victim.inode).or_default();
+        if victim.last {
+            if entry.flags & (DYING | LOCAL) == 0 {
+                entry.flags |= DYING;
+                self.dying += 1;
+                change.dying = Some(victim.inode);
+            }
+        } else if self.is_at(victim.inode, (parent, name)) {
+            self.move_to(change, victim.inode, None);
+        }
+    }
+
+    fn move_to(&mut self, change: &mut Change, inode: InodeId, after: Option<(InodeId, &Name)>) {
+        let entry = self.entries.entry(inode).or_default();
+        let before = (entry.parent != NOWHERE).then(|| (entry.parent, entry.name.clone()));
+        let after = after.map(|(parent, name)| (parent, Box::from(name.as_bytes())));
+        self.place(inode, after.clone());
+        change.moves.push(Move { inode, before, after });
+    }
+
+    fn place(&mut self, inode: InodeId, place: Option<(InodeId, Box<[u8]>)>) {
+        let (parent, name) = place.unwrap_or_default();
+        if parent != NOWHERE {
+            self.entries.entry(parent).or_default().children += 1;
+        }
+        let entry = self.entries.entry(inode).or_default();
+        let left = std::mem::replace(&mut entry.parent, parent);
+        entry.name = name;
+        self.leave(left);
+    }
+
+    /// One entry fewer has `parent` as its directory.
+    fn leave(&mut self, parent: InodeId) {
+        if let Some(entry) = self.entries.get_mut(&parent) {
+            entry.children = entry.children.saturating_sub(1);
+            self.drop_unneeded(parent);
+        }
+    }
+
+    fn drop_unneeded(&mut self, inode: InodeId) {
+        let mut next = inode;
+        while let Some(entry) = self.entries.get(&next) {
+            let needed = entry.flags & FORGOTTEN == 0
+                || entry.flags & ROOT != 0
+                || entry.children > 0
+                || self.busy.contains_key(&next);
+            if needed {
+                return;
+            }
+            let parent = entry.parent;
+            if entry.flags & DYING != 0 {
+                self.dying = self.dying.saturating_sub(1);
+            }
+            self.entries.remove(&next);
+            self.dropped.push(next);
+            match self.entries.get_mut(&parent) {
+                Some(above) => above.children = above.children.saturating_sub(1),
+                None => return,
+            }
+            next = parent;
+        }
+    }
+}
+
+/// The handle in a `Bind` as [`Names::bind`] makes it: no kind, no bytes.
+pub fn unfilled_handle() -> FileHandle {
+    FileHandle {
+        kind: 0,
+        bytes: Arc::from([]),
+    }
+}
+
+/// The inodes that the secondary must know before it can apply the operation, parents before what is in them.
+fn used(operation: &Operation) -> Touched {
+    match operation {
+        Operation::Create(create) => Touched::of([create.parent]),
+        Operation::Unlink(unlink) if unlink.victim.last => Touched::of([unlink.parent]),
+        Operation::Rename(rename) => {
+            let mut used = Touched::of([rename.source_parent, rename.target_parent, rename.moved]);
+            if let Some(victim) = rename.replaced
+                && (!victim.last || rename.mode == RenameMode::Exchange)
+            {
+                used.add(victim.inode);
+            }
+            used
+        }
+        Operation::Bind { parent, .. } => Touched::of([*parent]),
+        Operation::Link { .. }
+        | Operation::Unlink(_)
+        | Operation::Write { .. }
+        | Operation::SetAttributes { .. }
+        | Operation::Fallocate { .. }
+        | Operation::CopyRange { .. }
+        | Operation::SetXattr { .. }
+        | Operation::RemoveXattr { .. }
+        | Operation::Sync { .. }
+        | Operation::Checkpoint => operation.touched(),
+    }
+}
+
+fn count_down(counts: &mut HashMap<InodeId, u32>, inode: InodeId) {
+    if let Some(count) = counts.get_mut(&inode) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&inode);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,741 @@
+//! The primary's end of a session: numbers what applications change, ships it, applies it here once the secondary
+//! has it, replies. Decides when the secondary is lost and what becomes of the operations under way.
+//!
+//! No I/O. One thread at a time uses it (`replicator.rs` holds the lock): events in, actions out, in order.
+//!
+//! ```text
+//!             Connected             LinkLost                  peer_stall
+//!  NoSession ----------> InSync <--------------> Disconnected ----------+
+//!      |                  | ^      resume                               v
+//!      |                  | +--------- it is heard again ---------- Deciding <-- stalled, failed, differs, ...
+//!      | GoAlone          |                                             | GoAlone, or at once with "alone"
+//!      +------------------------------------------------------------> Parting
+//!                         |                                             | Noted
+//!            End, settled v                                             v
+//!                       Ended <-------------------------------------- Alone
+//! ```
+//! From every state a failing disk leads to `Failed`, except from `Alone`, where the errno goes to the application.
+
+mod ending;
+mod local;
+mod parting;
+mod remote;
+
+use super::lanes::Lanes;
+use super::liveness::Liveness;
+use super::loss::{Loss, LossKind};
+use super::names::{LookupTicket, Names, Raced};
+use super::parked::Parked;
+use super::pending::{Half, InKernel, Pending, Stage, Submitted, entries};
+pub use super::pending::{Slot, Ticket};
+use super::repair::{Kind, Settling};
+use super::stream::{Sent, Stream};
+use crate::config::OnPeerLoss;
+use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation, Outcome};
+use crate::wire::message::{Generation, Rejection, SessionId, ToPrimary, ToSecondary, Welcome};
+use ending::Ending;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// Most inodes in one [`ToSecondary::Forget`].
+const FORGET_MAX: usize = 1024;
+/// Most inodes kept for a later `Forget` while there is no connection. Beyond it the secondary keeps its entries of
+/// the rest until the session ends, which costs memory only.
+const FORGET_LATER_MAX: usize = 1 << 20;
+
+/// What a primary is told by its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// As in `config::Config`.
+    pub peer_stall: Duration,
+    /// As in `config::Config`.
+    pub local_stall: Duration,
+    /// As in `config::Config`.
+    pub on_peer_loss: OnPeerLoss,
+    /// How many directories are replicated: their roots are known from the start.
+    pub directories: usize,
+}
+
+/// What happens to a primary.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// An application changes something. Answered by one [`Action::Reply`], or never, in [`Phase::Failed`].
+    ///
+    /// Without a session or a decision they wait here, as many as the kernel sends: one for each blocked thread
+    /// and `max_background` for its own.
+    Submit {
+        /// For the reply.
+        ticket: Ticket,
+        /// What to do.
+        operation: Operation,
+    },
+    /// A connection is up and the secondary welcomed this session on it: the first one or, after
+    /// [`Primary::resumable`], a further one. Frames of earlier connections must not be given in any more.
+    Connected {
+        /// The session in the `Hello`.
+        session: SessionId,
+        /// The answer.
+        welcome: Welcome,
+    },
+    /// The secondary turned a `Hello` away that wanted to go on with the session.
+    Rejected(Rejection),
+    /// A frame of the present connection, other than the first.
+    Received(ToPrimary),
+    /// The present connection is gone.
+    LinkLost,
+    /// What [`Action::Apply`] handed out has ended.
+    LocalDone {
+        /// Its slot.
+        slot: Slot,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// The answer to [`Action::CheckRefusal`].
+    Checked {
+        /// Its slot.
+        slot: Slot,
+        /// What this node would refuse it with.
+        refusal: Option<Errno>,
+    },
+    /// The answer to [`Action::ReadBack`].
+    ReadBack {
+        /// Its slot.
+        slot: Slot,
+        /// What leads the secondary to this node's state; none when nothing can.
+        operations: Option<Vec<Operation>>,
+    },
+    /// [`Primary::deadline`] is reached.
+    Tick,
+    /// Go on without the secondary: a person's or the brain's decision. Without effect while in sync.
+    GoAlone,
+    /// The note that [`Action::NoteAlone`] asked for is on disk.
+    Noted {
+        /// The generation in it.
+        generation: Generation,
+    },
+    /// It cannot be written.
+    NoteFailed {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing more will be submitted: end cleanly once everything is settled.
+    End,
+}
+
+/// What the driver of a primary must do, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Send this on the present connection; drop it when there is none. A `Bind`'s handle is empty
+    /// ([`super::names::unfilled_handle`]): the driver puts in the store's.
+    Send(ToSecondary),
+    /// Run this on a worker, then say [`Event::LocalDone`].
+    Apply {
+        /// To be given back.
+        slot: Slot,
+        /// What to run.
+        operation: Operation,
+    },
+    /// Answer an application.
+    Reply {
+        /// As submitted.
+        ticket: Ticket,
+        /// The answer.
+        result: Result<Applied, Errno>,
+    },
+    /// After the reply: what the kernel may have cached wrongly of an operation that failed. To be dropped by a
+    /// thread that answers no request.
+    Invalidate {
+        /// Attributes and data.
+        inodes: Vec<InodeId>,
+        /// Names.
+        entries: Vec<(InodeId, Name)>,
+    },
+    /// The secondary refused this: find out without changing anything whether this node would, then say
+    /// [`Event::Checked`]. For `ENOSPC`, `EDQUOT` and `E2BIG` that means whether it has the room.
+    CheckRefusal {
+        /// To be given back.
+        slot: Slot,
+        /// What was refused.
+        operation: Operation,
+        /// With what.
+        refused: Errno,
+    },
+    /// The secondary applied this and this node had no room: read the true state here of what it changes, then say
+    /// [`Event::ReadBack`] with the operations that make the secondary the same. Nothing else touches its inodes
+    /// meanwhile. Name operations: [`super::repair::undo_name_operation`].
+    ReadBack {
+        /// To be given back.
+        slot: Slot,
+        /// What has half happened.
+        operation: Operation,
+    },
+    /// These inodes are not needed any more. Until it is told, an inode keeps its number although the kernel has
+    /// forgotten it: looked up again it must get the same.
+    Forgotten(Vec<InodeId>),
+    /// The first connection is made: the pair is in sync.
+    InSync,
+    /// The connection is gone; the session may go on over another.
+    ConnectionLost,
+    /// The session goes on.
+    Resumed {
+        /// Operations sent again.
+        resent: u64,
+    },
+    /// Close the present connection.
+    Close {
+        /// For the log.
+        reason: String,
+    },
+    /// The secondary is lost; writes wait for a decision, unless [`Action::NoteAlone`] follows.
+    PeerLost(Loss),
+    /// Write down durably a new generation and that the peer lacks data, then say [`Event::Noted`].
+    NoteAlone(Loss),
+    /// Writes are answered without the secondary from here on.
+    WentAlone(Loss),
+    /// The secondary has noted durably that its copy is outdated.
+    PeerNoted,
+    /// Not in sync until [`Action::Repaired`].
+    Repairing,
+    /// In sync again.
+    Repaired,
+    /// This node's disk fails. While in sync nothing is answered any more after it.
+    DiskFailing {
+        /// The operation and its error.
+        reason: String,
+    },
+    /// Times of one operation, for the latency figures.
+    Measured {
+        /// From sending to the answer.
+        round_trip: Duration,
+        /// Of that, the secondary's own.
+        peer: Duration,
+    },
+    /// The clean end asked for by [`Event::End`].
+    Ended {
+        /// The secondary's copy ended cleanly too, and both are equal.
+        with_peer: bool,
+    },
+}
+
+/// Where a primary stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// No connection was made yet; writes wait.
+    NoSession,
+    /// Every operation is answered only when both nodes hold it.
+    InSync {
+        /// Except that a repair is under way.
+        repairing: bool,
+    },
+    /// The connection is gone, for less than `peer_stall`; writes wait.
+    Disconnected,
+    /// The secondary is lost; writes wait for a decision.
+    Deciding(Loss),
+    /// That the peer lacks data is being written down; writes wait.
+    Parting(Loss),
+    /// Without a secondary.
+    Alone(Loss),
+    /// The disk fails; nothing is answered.
+    Failed {
+        /// The operation and its error.
+        reason: String,
+    },
+    /// Cleanly ended.
+    Ended,
+}
+
+#[derive(Debug)]
+enum State {
+    NoSession,
+    InSync {
+        session: SessionId,
+    },
+    Disconnected {
+        session: SessionId,
+        since: Duration,
+    },
+    Deciding {
+        session: SessionId,
+        loss: Loss,
+        linked: bool,
+    },
+    Parting {
+        loss: Loss,
+        linked: bool,
+    },
+    Alone {
+        loss: Loss,
+    },
+    Failed {
+        reason: String,
+    },
+    Ended,
+}
+
+/// The primary; see the module.
+#[derive(Debug)]
+pub struct Primary {
+    settings: Settings,
+    state: State,
+    ending: Ending,
+    names: Names,
+    lanes: Lanes<Slot>,
+    pending: HashMap<Slot, Pending>,
+    last_slot: Slot,
+    stream: Stream,
+    liveness: Liveness,
+    kernel: InKernel,
+    /// Submitted while nothing could be numbered.
+    waiting: VecDeque<Submitted>,
+    parked: Parked,
+    settling: Vec<Settling>,
+    /// May run; emptied before `apply` returns.
+    ready: VecDeque<Slot>,
+    /// Kept to save an allocation per operation.
+    binds: Vec<Operation>,
+    forget_later: Vec<InodeId>,
+    prefix: Number,
+    /// Time during which this process did not run, as far as it was noticed. It is nobody's fault.
+    asleep: Duration,
+    /// CLOCK_BOOTTIME.
+    due: Option<Duration>,
+    /// A stalled local operation was reported (alone; in sync the first one is the last).
+    told_stalled: bool,
+}
+
+impl Primary {
+    /// A primary without a session.
+    pub fn new(settings: Settings) -> Self {
+        Primary {
+            settings,
+            state: State::NoSession,
+            ending: Ending::No,
+            names: Names::new(settings.directories),
+            lanes: Lanes::default(),
+            pending: HashMap::new(),
+            last_slot: Slot(0),
+            stream: Stream::default(),
+            liveness: Liveness::new(settings.peer_stall, settings.local_stall),
+            kernel: InKernel::default(),
+            waiting: VecDeque::new(),
+            parked: Parked::default(),
+            settling: Vec::new(),
+            ready: VecDeque::new(),
+            binds: Vec::new(),
+            forget_later: Vec::new(),
+            prefix: Number(0),
+            asleep: Duration::ZERO,
+            due: None,
+            told_stalled: false,
+        }
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        match &self.state {
+            State::NoSession => Phase::NoSession,
+            State::InSync { .. } => Phase::InSync {
+                repairing: self.is_repairing(),
+            },
+            State::Disconnected { .. } => Phase::Disconnected,
+            State::Deciding { loss, .. } => Phase::Deciding(loss.clone()),
+            State::Parting { loss, .. } => Phase::Parting(loss.clone()),
+            State::Alone { loss } => Phase::Alone(loss.clone()),
+            State::Failed { reason } => Phase::Failed {
+                reason: reason.clone(),
+            },
+            State::Ended => Phase::Ended,
+        }
+    }
+
+    /// The session that a new connection may go on with, and what `Start::Resume` says.
+    pub fn resumable(&self) -> Option<(SessionId, Number)> {
+        match &self.state {
+            State::InSync { session } | State::Disconnected { session, .. } => {
+                Some((*session, self.stream.confirmed()))
+            }
+            State::Deciding { session, loss, .. } if loss.kind.may_resume() => {
+                Some((*session, self.stream.confirmed()))
+            }
+            State::NoSession
+            | State::Deciding { .. }
+            | State::Parting { .. }
+            | State::Alone { .. }
+            | State::Failed { .. }
+            | State::Ended => None,
+        }
+    }
+
+    /// The last number of the session.
+    pub fn last_number(&self) -> Number {
+        self.stream.last()
+    }
+
+    /// All operations up to this one are applied on the secondary, and that is known here.
+    pub fn acknowledged(&self) -> Number {
+        self.prefix.max(self.stream.confirmed())
+    }
+
+    /// Operations that were submitted and are not replied to.
+    pub fn queue_depth(&self) -> usize {
+        self.pending.len() + self.waiting.len() + self.parked.len() + self.settling.len()
+    }
+
+    /// When [`Event::Tick`] is due (CLOCK_BOOTTIME), if nothing else happens before.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.due
+    }
+
+    /// As [`Names::begin_lookup`].
+    pub fn begin_lookup(&self, directory: InodeId) -> LookupTicket {
+        self.names.begin_lookup(directory)
+    }
+
+    /// As [`Names::looked_up`].
+    ///
+    /// # Errors
+    /// [`Raced`].
+    pub fn looked_up(&mut self, ticket: LookupTicket, inode: InodeId, name: &Name) -> Result<(), Raced> {
+        self.names.looked_up(ticket, inode, name)
+    }
+
+    /// The kernel forgot these inodes; [`Action::Forgotten`] says which of them nothing needs any more.
+    pub fn forget(&mut self, inodes: &[InodeId], actions: &mut Vec<Action>) {
+        self.names.forget(inodes);
+        self.tell_dropped(actions);
+    }
+
+    /// Takes an event at `now` (CLOCK_BOOTTIME) and appends what is to be done.
+    pub fn apply(&mut self, event: Event, now: Duration, actions: &mut Vec<Action>) {
+        let awake = self.awake(now);
+        match event {
+            Event::Submit { ticket, operation } => {
+                let submitted = Submitted {
+                    ticket: Some(ticket),
+                    operation,
+                    again: false,
+                };
+                self.submit(submitted, awake, actions);
+            }
+            Event::Connected { session, welcome } => self.connected(session, welcome, awake, actions),
+            Event::Rejected(rejection) => self.rejected(&rejection, awake, actions),
+            Event::Received(message) => self.received(message, awake, actions),
+            Event::LinkLost => self.link_lost(awake, actions),
+            Event::LocalDone { slot, outcome } => self.local_done(slot, outcome, awake, actions),
+            Event::Checked { slot, refusal } => self.checked(slot, refusal, actions),
+            Event::ReadBack { slot, operations } => self.read_back(slot, operations, awake, actions),
+            Event::Tick => {}
+            Event::GoAlone => self.told_to_go_alone(actions),
+            Event::Noted { generation } => self.noted(generation, awake, actions),
+            Event::NoteFailed { reason } => self.note_failed(reason, actions),
+            Event::End => self.ending.ask(),
+        }
+        self.drive(awake, actions);
+        self.check_time(awake, actions);
+        self.drive(awake, actions);
+        self.due = self.next_due().map(|due| due + self.asleep);
+    }
+
+    /// `now` without the time in which this process was not scheduled: who did not run judges nobody.
+    fn awake(&mut self, now: Duration) -> Duration {
+        if let Some(due) = self.due.filter(|due| now > *due + self.settings.peer_stall / 2) {
+            self.asleep += now - due;
+        }
+        now.saturating_sub(self.asleep)
+    }
+
+    fn is_alone(&self) -> bool {
+        matches!(self.state, State::Alone { .. })
+    }
+
+    fn is_in_sync(&self) -> bool {
+        matches!(self.state, State::InSync { .. })
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Failed { .. } | State::Ended)
+    }
+
+    fn is_repairing(&self) -> bool {
+        let repair = |settling: &Settling| matches!(settling.kind, Kind::Repair { .. });
+        self.settling.iter().any(repair)
+    }
+
+    fn submit(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
+        match self.state {
+            State::InSync { .. } | State::Alone { .. } => self.admit(submitted, now, actions),
+            State::NoSession
+            | State::Disconnected { .. }
+            | State::Deciding { .. }
+            | State::Parting { .. } => self.waiting.push_back(submitted),
+            // Nothing is answered from a failing disk: the application is about to be killed.
+            State::Failed { .. } => {}
+            State::Ended => {
+                let errno = Errno(rustix::io::Errno::IO.raw_os_error());
+                self.reply(submitted.ticket, Err(errno), actions);
+            }
+        }
+    }
+
+    /// Numbers an operation unless one of its inodes must be settled first.
+    fn admit(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
+        let touched = submitted.operation.touched();
+        let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
+        if dying || self.parked.blocks(&touched) {
+            self.parked.push(submitted);
+        } else {
+            self.number(submitted, now, actions);
+        }
+    }
+
+    /// One step: number, bind, enter the names as sent, ship; or, what is local, only order.
+    fn number(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
+        let touched = submitted.operation.touched();
+        let local = touched.iter().any(|inode| self.names.is_local(*inode));
+        let shipped = self.is_in_sync() && !local;
+        if local
+            && self.is_in_sync()
+            && let Operation::CopyRange { target, .. } = &submitted.operation
+            && !self.names.is_local(*target)
+        {
+            // The secondary has no such source any more. On EXDEV the kernel copies by reading and writing.
+            let errno = Errno(rustix::io::Errno::XDEV.raw_os_error());
+            self.reply(submitted.ticket, Err(errno), actions);
+            return;
+        }
+        if shipped {
+            let mut binds = std::mem::take(&mut self.binds);
+            let named = self.names.bind(&submitted.operation, &mut binds);
+            for bind in binds.drain(..) {
+                self.names.hold(&bind.touched());
+                self.ship(Sent::Bind(Box::new(bind.clone())), bind, now, actions);
+            }
+            self.binds = binds;
+            if let Err(unnamed) = named {
+                self.waiting.push_front(submitted);
+                self.lose(LossKind::Unnamed, unnamed.to_string(), actions);
+                return;
+            }
+        }
+        self.last_slot = Slot(self.last_slot.0 + 1);
+        let slot = self.last_slot;
+        let change = self.names.number(&submitted.operation);
+        self.names.hold(&touched);
+        let is_sync = submitted.operation.is_sync();
+        let gates = u32::from(shipped && !is_sync);
+        if self.lanes.admit(slot, &submitted.operation, gates) {
+            self.ready.push_back(slot);
+        }
+        let stage = match (is_sync, shipped) {
+            (true, true) => Stage::Both {
+                here: Half::Waiting,
+                there: Half::Waiting,
+            },
+            (true, false) => Stage::Both {
+                here: Half::Waiting,
+                there: Half::Done,
+            },
+            (false, true) => Stage::Unanswered,
+            (false, false) => Stage::Free,
+        };
+        if shipped {
+            let operation = submitted.operation.clone();
+            self.ship(Sent::Application(slot), operation, now, actions);
+        }
+        let pending = Pending {
+            submitted,
+            touched,
+            change,
+            shipped,
+            stage,
+        };
+        self.pending.insert(slot, pending);
+    }
+
+    fn ship(&mut self, sent: Sent, operation: Operation, now: Duration, actions: &mut Vec<Action>) {
+        let (number, introduced) = self.stream.number(sent, now);
+        actions.push(Action::Send(ToSecondary::Operation {
+            number,
+            confirmed: self.stream.confirmed(),
+            introduced,
+            operation,
+        }));
+    }
+
+    /// Goes on with everything that the last event made possible.
+    fn drive(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        while !self.is_over() {
+            while let Some(slot) = self.ready.pop_front() {
+                self.run(slot, now, actions);
+            }
+            if self.settle(now, actions) || self.unpark(now, actions) || !self.ready.is_empty() {
+                continue;
+            }
+            if !self.go_on_ending(now, actions) {
+                break;
+            }
+        }
+        self.tell_dropped(actions);
+    }
+
+    /// Looks at what is parked again. True when something was numbered.
+    fn unpark(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
+        if self.parked.is_empty() || !(self.is_in_sync() || self.is_alone()) {
+            return false;
+        }
+        let before = self.parked.len();
+        for submitted in self.parked.take() {
+            self.submit(submitted, now, actions);
+        }
+        self.parked.len() < before
+    }
+
+    /// Numbers what came while nothing could be numbered.
+    fn take_waiting(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        while self.is_in_sync() || self.is_alone() {
+            let Some(submitted) = self.waiting.pop_front() else {
+                break;
+            };
+            self.admit(submitted, now, actions);
+        }
+    }
+
+    /// Ends an operation that the lanes let run.
+    fn finish(&mut self, slot: Slot, result: Result<Applied, Errno>, actions: &mut Vec<Action>) {
+        let Some(pending) = self.pending.remove(&slot) else {
+            return;
+        };
+        self.lanes.finish(slot, &mut self.ready);
+        if let Some(change) = &pending.change {
+            match &result {
+                Ok(_) => self.names.applied(change),
+                Err(_) => self.names.refused(change),
+            }
+        }
+        self.names.release(&pending.touched);
+        self.ending.finished(slot, result.is_ok());
+        self.answer(&pending.submitted, result, actions);
+    }
+
+    /// Replies, and has the kernel drop what it may have cached of a failure.
+    fn answer(&mut self, submitted: &Submitted, result: Result<Applied, Errno>, actions: &mut Vec<Action>) {
+        let failed = result.is_err();
+        self.reply(submitted.ticket, result, actions);
+        if failed && !submitted.operation.is_sync() {
+            actions.push(Action::Invalidate {
+                inodes: submitted.operation.touches(),
+                entries: entries(&submitted.operation),
+            });
+        }
+    }
+
+    fn reply(&self, ticket: Option<Ticket>, result: Result<Applied, Errno>, actions: &mut Vec<Action>) {
+        if let Some(ticket) = ticket {
+            actions.push(Action::Reply { ticket, result });
+        }
+    }
+
+    fn introduce(&mut self, operation: &Operation, handle: Option<&FileHandle>) {
+        if let (Operation::Create(create), Some(handle)) = (operation, handle) {
+            self.stream.introduce(create.inode, handle.clone());
+        }
+    }
+
+    fn tell_dropped(&mut self, actions: &mut Vec<Action>) {
+        if self.names.has_dropped() {
+            let dropped = self.names.take_dropped();
+            match self.state {
+                State::InSync { .. } | State::Disconnected { .. } | State::Deciding { .. } => {
+                    let room = FORGET_LATER_MAX.saturating_sub(self.forget_later.len());
+                    self.forget_later.extend(dropped.iter().take(room));
+                }
+                State::NoSession
+                | State::Parting { .. }
+                | State::Alone { .. }
+                | State::Failed { .. }
+                | State::Ended => {}
+            }
+            actions.push(Action::Forgotten(dropped));
+        }
+        if self.is_in_sync() && !self.forget_later.is_empty() {
+            for inodes in self.forget_later.chunks(FORGET_MAX) {
+                actions.push(Action::Send(ToSecondary::Forget(inodes.to_vec())));
+            }
+            self.forget_later.clear();
+        }
+    }
+
+    /// Judges the secondary and this node's disk by the time.
+    fn check_time(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.check_disk(now, actions);
+        match self.state {
+            State::InSync { .. } => {
+                if self.stalled_at().is_some_and(|at| now >= at) {
+                    let detail = self.describe_stall(now);
+                    self.lose(LossKind::Stalled, detail, actions);
+                    return;
+                }
+                if self.repair_due().is_some_and(|due| now >= due) {
+                    let detail = format!("a repair takes longer than {:?}", self.settings.peer_stall);
+                    self.lose(LossKind::Unrepaired, detail, actions);
+                    return;
+                }
+                if now >= self.liveness.ping_due(self.stream.oldest()) {
+                    let nonce = self.liveness.ping(now, self.stream.last());
+                    let confirmed = self.stream.confirmed();
+                    actions.push(Action::Send(ToSecondary::Ping { nonce, confirmed }));
+                }
+            }
+            State::Disconnected { since, .. } => {
+                if now >= since + self.settings.peer_stall {
+                    let detail = format!("no connection for {:?}", now - since);
+                    self.lose(LossKind::Unreachable, detail, actions);
+                }
+            }
+            State::NoSession
+            | State::Deciding { .. }
+            | State::Parting { .. }
+            | State::Alone { .. }
+            | State::Failed { .. }
+            | State::Ended => {}
+        }
+    }
+
+    fn next_due(&self) -> Option<Duration> {
+        let disk = self.disk_due();
+        let peer = match self.state {
+            State::InSync { .. } => {
+                let ping = Some(self.liveness.ping_due(self.stream.oldest()));
+                [ping, self.stalled_at(), self.repair_due()]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            }
+            State::Disconnected { since, .. } => Some(since + self.settings.peer_stall),
+            State::NoSession
+            | State::Deciding { .. }
+            | State::Parting { .. }
+            | State::Alone { .. }
+            | State::Failed { .. }
+            | State::Ended => None,
+        };
+        [disk, peer].into_iter().flatten().min()
+    }
+
+    fn stalled_at(&self) -> Option<Duration> {
+        let waits = |number| self.stream.is_unanswered(number);
+        self.liveness.stalled_at(self.stream.oldest(), waits)
+    }
+
+    fn describe_stall(&self, now: Duration) -> String {
+        match self.stream.unanswered().next() {
+            Some((number, _, at)) => {
+                format!(
+                    "no progress; {number} has been unanswered for {:?}",
+                    now.saturating_sub(at)
+                )
+            }
+            None => "no answer to a ping".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The clean end of a primary: everything settled, one checkpoint on both nodes, `End`, `Ended`.
+
+use super::{Action, Primary, State};
+use crate::operation::Operation;
+use crate::session::pending::{Slot, Submitted};
+use crate::wire::message::ToSecondary;
+use std::time::Duration;
+
+/// How far the clean end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Not asked for.
+    No,
+    /// Waits until everything is settled.
+    Draining,
+    /// The checkpoint is under way.
+    Checkpoint(Slot),
+    /// The checkpoint is done.
+    OnDisk,
+    /// The secondary was told.
+    Handshake,
+}
+
+impl Ending {
+    pub(super) fn ask(&mut self) {
+        if *self == Ending::No {
+            *self = Ending::Draining;
+        }
+    }
+
+    /// An operation ended. A failed checkpoint (alone, where it is no reason to stop answering) is reported by
+    /// itself; there is nothing better to wait for.
+    pub(super) fn finished(&mut self, slot: Slot, _is_ok: bool) {
+        if *self == Ending::Checkpoint(slot) {
+            *self = Ending::OnDisk;
+        }
+    }
+
+    /// The session changed under it: whatever was done must be done again.
+    pub(super) fn restart(&mut self) {
+        match self {
+            Ending::No | Ending::Draining | Ending::Checkpoint(_) => {}
+            Ending::OnDisk | Ending::Handshake => *self = Ending::Draining,
+        }
+    }
+}
+
+impl Primary {
+    /// Takes the next step of a clean end, if nothing is under way. True when it took one.
+    pub(super) fn go_on_ending(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
+        if self.ending == Ending::No || self.queue_depth() > 0 {
+            return false;
+        }
+        match (self.ending, &self.state) {
+            (Ending::Draining, State::NoSession) => {
+                self.state = State::Ended;
+                actions.push(Action::Ended { with_peer: false });
+                true
+            }
+            (Ending::Draining, State::InSync { .. } | State::Alone { .. }) => {
+                let checkpoint = Submitted {
+                    ticket: None,
+                    operation: Operation::Checkpoint,
+                    again: false,
+                };
+                self.number(checkpoint, now, actions);
+                self.ending = Ending::Checkpoint(self.last_slot);
+                true
+            }
+            (Ending::OnDisk, State::InSync { .. }) => {
+                self.ending = Ending::Handshake;
+                actions.push(Action::Send(ToSecondary::End));
+                false
+            }
+            (Ending::OnDisk, State::Alone { .. }) => {
+                self.state = State::Ended;
+                actions.push(Action::Ended { with_peer: false });
+                true
+            }
+            (
+                Ending::No | Ending::Draining | Ending::Checkpoint(_) | Ending::OnDisk | Ending::Handshake,
+                _,
+            ) => false,
+        }
+    }
+
+    /// The secondary's copy is complete, on disk and recorded clean.
+    pub(super) fn peer_ended(&mut self, actions: &mut Vec<Action>) {
+        if self.ending == Ending::Handshake && self.is_in_sync() {
+            self.state = State::Ended;
+            actions.push(Action::Ended { with_peer: true });
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The primary's view of its secondary: connections, answers, pongs.
+
+use super::local::describe;
+use super::{Action, Ending, Primary, State};
+use crate::operation::{Number, Operation, Outcome};
+use crate::session::liveness::Patience;
+use crate::session::loss::LossKind;
+use crate::session::pending::{Half, Slot, Stage, is_broken_disk, is_no_room};
+use crate::session::repair::{Kind, Step};
+use crate::session::stream::{Answered, Sent};
+use crate::wire::message::{Answer, Rejection, Running, SessionId, ToPrimary, ToSecondary, Welcome};
+use std::time::Duration;
+
+/// As many as fit into [`ToPrimary::Pong::running`]; fewer are all there are.
+const RUNNING_MAX: usize = 64;
+
+impl Primary {
+    pub(super) fn connected(
+        &mut self,
+        session: SessionId,
+        welcome: Welcome,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        if matches!(self.state, State::NoSession) {
+            self.state = State::InSync { session };
+            self.liveness.connected(now);
+            actions.push(Action::InSync);
+            self.take_waiting(now, actions);
+            return;
+        }
+        if self.resumable().is_none_or(|(resumable, _)| resumable != session) {
+            let reason = "this primary has no such session to go on with".to_owned();
+            actions.push(Action::Close { reason });
+            return;
+        }
+        self.state = State::InSync { session };
+        self.liveness.connected(now);
+        if welcome.prefix > self.stream.last() {
+            let detail = format!("it says that it has done {}, never sent", welcome.prefix);
+            self.lose(LossKind::Failed, detail, actions);
+            return;
+        }
+        self.prefix = self.prefix.max(welcome.prefix);
+        for answer in welcome.answers {
+            self.answered(answer, now, actions);
+        }
+        let resent = self.send_again(&welcome.received, now, actions);
+        if self.ending == Ending::Handshake {
+            actions.push(Action::Send(ToSecondary::End));
+        }
+        actions.push(Action::Resumed { resent });
+        self.take_waiting(now, actions);
+    }
+
+    /// Sends what is unanswered and not at the secondary, in order. Gives how many that were.
+    fn send_again(&mut self, received: &[Number], now: Duration, actions: &mut Vec<Action>) -> u64 {
+        let confirmed = self.stream.confirmed();
+        let mut again = Vec::new();
+        for (number, sent, _) in self.stream.unanswered() {
+            if received.contains(&number) {
+                continue;
+            }
+            let operation = match sent {
+                Sent::Application(slot) => match self.pending.get(slot) {
+                    Some(pending) => pending.submitted.operation.clone(),
+                    None => continue,
+                },
+                Sent::Bind(operation) | Sent::Repair(_, operation) => (**operation).clone(),
+            };
+            again.push(number);
+            actions.push(Action::Send(ToSecondary::Operation {
+                number,
+                confirmed,
+                introduced: self.stream.introduced(number),
+                operation,
+            }));
+        }
+        for number in &again {
+            self.stream.sent_again(*number, now);
+        }
+        again.len() as u64
+    }
+
+    pub(super) fn link_lost(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::InSync { session } => {
+                let session = *session;
+                self.state = State::Disconnected { session, since: now };
+                actions.push(Action::ConnectionLost);
+            }
+            State::Deciding { linked, .. } | State::Parting { linked, .. } => *linked = false,
+            State::NoSession
+            | State::Disconnected { .. }
+            | State::Alone { .. }
+            | State::Failed { .. }
+            | State::Ended => {}
+        }
+    }
+
+    pub(super) fn rejected(&mut self, rejection: &Rejection, _now: Duration, actions: &mut Vec<Action>) {
+        let is_final = match rejection {
+            Rejection::UnknownSession | Rejection::NotSecondary { .. } => true,
+            Rejection::StillRunning
+            | Rejection::OtherModule { .. }
+            | Rejection::OtherNode { .. }
+            | Rejection::OtherConfiguration(_)
+            | Rejection::Unfit(_)
+            | Rejection::FullCopyNeeded(_) => false,
+        };
+        if is_final && self.resumable().is_some() {
+            self.lose(LossKind::Left, rejection.to_string(), actions);
+        }
+    }
+
+    pub(super) fn received(&mut self, message: ToPrimary, now: Duration, actions: &mut Vec<Action>) {
+        let hears = match &self.state {
+            State::InSync { .. } => true,
+            State::Deciding { loss, linked, .. } => *linked && loss.kind.may_resume(),
+            State::Parting { .. } | State::Alone { .. } => {
+                if message == ToPrimary::Parted {
+                    actions.push(Action::PeerNoted);
+                }
+                false
+            }
+            State::NoSession | State::Disconnected { .. } | State::Failed { .. } | State::Ended => false,
+        };
+        if !hears {
+            return;
+        }
+        match message {
+            ToPrimary::Answers { prefix, answers } => {
+                self.prefix = self.prefix.max(prefix.min(self.stream.last()));
+                let before = self.stream.confirmed();
+                let some = !answers.is_empty();
+                for answer in answers {
+                    self.answered(answer, now, actions);
+                }
+                if some || self.stream.confirmed() > before {
+                    self.heard_again(now, actions);
+                }
+            }
+            ToPrimary::Pong {
+                nonce,
+                prefix,
+                running,
+            } => {
+                self.prefix = self.prefix.max(prefix.min(self.stream.last()));
+                self.pong(nonce, &running, now);
+            }
+            ToPrimary::Ended => self.peer_ended(actions),
+            ToPrimary::Leaving { reason } => self.lose(LossKind::Left, reason, actions),
+            // The first frame of a connection is handed in as `Connected` or `Rejected`, and nobody parted.
+            ToPrimary::Welcome(_) | ToPrimary::Reject(_) | ToPrimary::Parted => {
+                let detail = "it sent a message out of turn".to_owned();
+                self.lose(LossKind::Failed, detail, actions);
+            }
+        }
+    }
+
+    /// A secondary that stalled and whose connection stayed answers again: nothing happened but a delay.
+    fn heard_again(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let State::Deciding { session, loss, .. } = &self.state else {
+            return;
+        };
+        if loss.kind == LossKind::Stalled {
+            self.state = State::InSync { session: *session };
+            self.liveness.connected(now);
+            actions.push(Action::Resumed { resent: 0 });
+            self.take_waiting(now, actions);
+        }
+    }
+
+    fn pong(&mut self, nonce: u64, running: &[Running], now: Duration) {
+        let pending = &self.pending;
+        let patience = |sent: &Sent| match sent {
+            Sent::Bind(_) | Sent::Repair(..) => Patience::Peer,
+            Sent::Application(slot) => match pending.get(slot).map(|one| &one.submitted.operation) {
+                Some(Operation::Sync { .. }) => Patience::Local,
+                Some(Operation::Checkpoint) => Patience::Endless,
+                Some(_) | None => Patience::Peer,
+            },
+        };
+        let unanswered = self.stream.unanswered();
+        let unanswered = unanswered.map(|(number, sent, _)| (number, patience(sent)));
+        let is_complete = running.len() < RUNNING_MAX;
+        self.liveness.pong(nonce, running, is_complete, unanswered, now);
+    }
+
+    fn answered(&mut self, answer: Answer, now: Duration, actions: &mut Vec<Action>) {
+        let Answer {
+            number,
+            outcome,
+            took_us,
+        } = answer;
+        let (sent, at) = match self.stream.answer(number) {
+            Answered::New(sent, at) => (sent, at),
+            Answered::Again => return,
+            Answered::Unknown => {
+                let detail = format!("it answered {number}, which was never sent");
+                self.lose(LossKind::Failed, detail, actions);
+                return;
+            }
+        };
+        self.liveness.answered(now);
+        actions.push(Action::Measured {
+            round_trip: now.saturating_sub(at),
+            peer: Duration::from_micros(u64::from(took_us)),
+        });
+        match sent {
+            Sent::Bind(bind) => self.bind_answered(&bind, &outcome, actions),
+            Sent::Repair(slot, operation) => self.repair_answered(slot, &operation, &outcome, actions),
+            Sent::Application(slot) => self.operation_answered(slot, number, outcome, actions),
+        }
+    }
+
+    fn bind_answered(&mut self, bind: &Operation, outcome: &Outcome, actions: &mut Vec<Action>) {
+        match outcome {
+            Outcome::Applied(_) => {}
+            Outcome::NotBound(_) => {
+                // Its name was taken back since. What is about the inode comes back unbound as well, and is bound
+                // by the name it has then.
+                if let Operation::Bind { inode, .. } = bind {
+                    self.names.unbind(*inode);
+                }
+            }
+            Outcome::Refused(errno) | Outcome::Failed(errno) => {
+                let detail = format!("it could not find an inode by its name: {errno}");
+                self.lose(LossKind::Failed, detail, actions);
+            }
+        }
+        self.names.release(&bind.touched());
+    }
+
+    fn repair_answered(
+        &mut self,
+        slot: Slot,
+        operation: &Operation,
+        outcome: &Outcome,
+        actions: &mut Vec<Action>,
+    ) {
+        self.names.release(&operation.touched());
+        if !matches!(outcome, Outcome::Applied(applied) if applied.length == operation.length()) {
+            let detail = format!(
+                "{}, which repairs, ended there as {outcome:?}",
+                describe(operation)
+            );
+            self.lose(LossKind::Unrepaired, detail, actions);
+            return;
+        }
+        let found = self.settling.iter_mut().find(|settling| settling.slot == slot);
+        if let Some(Kind::Repair {
+            step: Step::Shipped(left),
+            ..
+        }) = found.map(|settling| &mut settling.kind)
+        {
+            *left = left.saturating_sub(1);
+            self.repaired(slot, actions);
+        }
+    }
+
+    fn operation_answered(
+        &mut self,
+        slot: Slot,
+        number: Number,
+        outcome: Outcome,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(pending) = self.pending.get_mut(&slot) else {
+            return;
+        };
+        let what = describe(&pending.submitted.operation);
+        let again = pending.submitted.again;
+        let length = pending.submitted.operation.length();
+        if let Stage::Both { here, .. } = pending.stage {
+            let there = match outcome {
+                Outcome::Applied(_) => Half::Done,
+                Outcome::NotBound(_) if !again => Half::NotBound,
+                Outcome::NotBound(inode) => {
+                    let detail = format!("it does not find {inode} for {what} ({number})");
+                    self.lose(LossKind::Differs, detail, actions);
+                    return;
+                }
+                Outcome::Refused(errno) | Outcome::Failed(errno) => {
+                    let detail = format!("{what} ({number}) failed there: {errno}");
+                    self.lose(LossKind::Failed, detail, actions);
+                    return;
+                }
+            };
+            pending.stage = Stage::Both { here, there };
+            self.synced(slot, actions);
+            return;
+        }
+        let (kind, detail) = match outcome {
+            Outcome::Applied(applied) if applied.length == length => {
+                pending.stage = Stage::Accepted;
+                self.open(slot);
+                return;
+            }
+            Outcome::Refused(errno) if !is_broken_disk(errno) => {
+                pending.stage = Stage::Refused(errno);
+                self.open(slot);
+                return;
+            }
+            Outcome::NotBound(_) if !again => {
+                pending.stage = Stage::NotBound;
+                self.open(slot);
+                return;
+            }
+            Outcome::NotBound(inode) => (
+                LossKind::Differs,
+                format!("it does not find {inode} for {what} ({number})"),
+            ),
+            Outcome::Applied(applied) => (
+                LossKind::Failed,
+                format!(
+                    "it applied {} of {length} bytes of {what} ({number})",
+                    applied.length
+                ),
+            ),
+            Outcome::Failed(errno) if is_no_room(errno) => (
+                LossKind::NoSpace,
+                format!("{what} ({number}) failed there midway: {errno}"),
+            ),
+            Outcome::Refused(errno) | Outcome::Failed(errno) => (
+                LossKind::Failed,
+                format!("{what} ({number}) failed there: {errno}"),
+            ),
+        };
+        // It stays unanswered here: going alone applies it.
+        self.lose(kind, detail, actions);
+    }
+
+    fn open(&mut self, slot: Slot) {
+        if self.lanes.open(slot) {
+            self.ready.push_back(slot);
+        }
+    }
+}
