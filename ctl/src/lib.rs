@@ -1,1 +1,3 @@
 //! Sidekick command-line pieces shared by `skctl` and, later, `skd`.
+
+pub mod pki;

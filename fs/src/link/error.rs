@@ -44,7 +44,7 @@ pub enum LinkError {
     },
     /// A name that no certificate can carry.
     #[error(
-        "{0:?} cannot be a node's name: parts of letters, digits, '-' and '_', joined by '.', the last not a number"
+        "{0:?} cannot be a node's name: 1 to 63 letters, digits, '-' and '_' in parts joined by '.', the last part not a number"
     )]
     NodeName(String),
     /// The TLS library refuses the certificate and key.

@@ -7,6 +7,7 @@
 
 use super::error::LinkError;
 use crate::config;
+use crate::wire::limits::LABEL_BYTES_MAX;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
@@ -129,27 +130,39 @@ impl Identity {
     /// without its peer. One of another node or CA is a mistake and an error.
     pub fn load(files: &config::Tls, node: &str, peer_node: &str) -> Result<Self, LinkError> {
         let identity = Self::read(files, peer_node)?;
-        let own_name = server_name(node)?;
-        let (own, issuers) = identity.chain.split_first().ok_or_else(|| LinkError::Pem {
-            what: "this node's certificate",
-            path: files.certificate.clone(),
-            reason: "there is none in it".into(),
-        })?;
-        let checked = identity
-            .servers
-            .verify_server_cert(own, issuers, &own_name, &[], UnixTime::now());
-        match checked.map_err(|error| Refusal::new(&error, node)) {
-            Ok(_) => Ok(identity),
-            Err(refusal @ (Refusal::Expired(_) | Refusal::NotYetValid(_))) => {
+        match identity.own_refusal(node)? {
+            None => Ok(identity),
+            Some(refusal @ (Refusal::Expired(_) | Refusal::NotYetValid(_))) => {
                 warn!(certificate = %files.certificate.display(), "the peer will refuse this node: {refusal}");
                 Ok(identity)
             }
-            Err(refusal) => Err(LinkError::OwnCertificate {
+            Some(refusal) => Err(LinkError::OwnCertificate {
                 path: files.certificate.clone(),
                 node: node.into(),
                 refusal,
             }),
         }
+    }
+
+    /// The rule by which a peer would refuse the certificate in `files` as `node`'s, if any.
+    ///
+    /// # Errors
+    /// When the files cannot be read or the key is not the certificate's.
+    pub fn examine(files: &config::Tls, node: &str) -> Result<Option<Refusal>, LinkError> {
+        Self::read(files, node)?.own_refusal(node)
+    }
+
+    fn own_refusal(&self, node: &str) -> Result<Option<Refusal>, LinkError> {
+        // Fails when the key is not the certificate's.
+        self.server()?;
+        let own_name = server_name(node)?;
+        let Some((own, issuers)) = self.chain.split_first() else {
+            return Ok(Some(Refusal::NoCertificate));
+        };
+        let checked = self
+            .servers
+            .verify_server_cert(own, issuers, &own_name, &[], UnixTime::now());
+        Ok(checked.err().map(|error| Refusal::new(&error, node)))
     }
 
     /// Reads the files without looking at what the own certificate says.
@@ -263,10 +276,21 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// `node` as certificates carry it. A name that looks like an address stays a name.
+/// Checks that certificates can carry `node` as a name: 1 to 63 letters, digits, `-`, `_` and `.`; each part
+/// between dots begins with no `-`, and the last is no number.
+pub fn check_node_name(node: &str) -> Result<(), LinkError> {
+    server_name(node).map(drop)
+}
+
+/// `node` as certificates carry it. A name that looks like an address is refused, as it would be taken for one.
 fn server_name(node: &str) -> Result<ServerName<'static>, LinkError> {
-    let name = DnsName::try_from(node.to_owned()).map_err(|_| LinkError::NodeName(node.into()))?;
-    Ok(ServerName::DnsName(name))
+    let bad = || LinkError::NodeName(node.into());
+    if node.len() > LABEL_BYTES_MAX || node.ends_with('.') {
+        return Err(bad());
+    }
+    DnsName::try_from(node.to_owned())
+        .map(ServerName::DnsName)
+        .map_err(|_| bad())
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {

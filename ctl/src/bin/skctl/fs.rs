@@ -1,0 +1,144 @@
+//! `skctl fs`: commands to the `skfs` process of one module, over its control socket.
+
+use super::status;
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use skfs::control::client::Client;
+use skfs::control::command::{Command as Order, Reply};
+use skfs::control::event::Event;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The control socket, as 'control' in the module's configuration names it.
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Give up waiting for the answer after this many seconds; what was ordered goes on. Not for
+    /// 'events' [default: wait].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount the directories and take their writes.
+    ///
+    /// A running in-sync secondary ends its session first and goes on alone. Any other node starts with
+    /// writes waiting for 'connect' or 'go-alone'.
+    BecomePrimary {
+        /// Mount although processes hold files in the directories open, and only warn of them: they bypass
+        /// replication.
+        #[arg(long)]
+        ignore_holders: bool,
+        /// Become primary although this node's copy may be old or mixed: newer data of the peer is lost.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Cover the directories and wait for the primary.
+    BecomeSecondary,
+    /// Primary: open a session with the secondary; returns when the pair is in sync.
+    Connect,
+    /// Primary: answer the waiting writes without the peer, after noting durably that it lacks data.
+    GoAlone,
+    /// Leave the role: end the session or unmount, and cover the directories.
+    Demote,
+    /// Uncover the directories of a stopped module; its copy is marked "verify" first.
+    Unlock,
+    /// Show where the module stands on this node.
+    Status {
+        /// As JSON; fields are only ever added.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show events as they come, until skfs ends.
+    Events {
+        /// One JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Demote and end the process; the directories stay covered.
+    Stop {
+        /// Do not wait for writes that cannot be answered: abort the mount and say what was lost.
+        #[arg(long)]
+        abort: bool,
+    },
+}
+
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut client = Client::connect(&arguments.socket)?;
+    // Between two events any time may pass.
+    let limit = arguments
+        .timeout
+        .filter(|_| !matches!(arguments.command, Command::Events { .. }));
+    client.set_timeout(limit.map(Duration::from_secs))?;
+    let order = match arguments.command {
+        Command::Events { json } => return follow(client, json),
+        Command::Status { json } => return show_status(client, json),
+        Command::BecomePrimary {
+            ignore_holders,
+            force,
+        } => Order::BecomePrimary {
+            ignore_holders,
+            force,
+        },
+        Command::BecomeSecondary => Order::BecomeSecondary,
+        Command::Connect => Order::Connect,
+        Command::GoAlone => Order::GoAlone,
+        Command::Demote => Order::Demote,
+        Command::Unlock => Order::Unlock,
+        Command::Stop { abort } => Order::Stop { abort },
+    };
+    match client.call(order)? {
+        Reply::Done => Ok(()),
+        other => bail!("skfs answered {other:?} to a command that has no such answer"),
+    }
+}
+
+fn show_status(mut client: Client, json: bool) -> anyhow::Result<()> {
+    let status = match client.call(Order::Status)? {
+        Reply::Status(status) => status,
+        other => bail!("skfs answered {other:?} to 'status'"),
+    };
+    let mut stdout = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut stdout, &status).map_err(io::Error::from)?;
+        writeln!(stdout)?;
+    } else {
+        stdout.write_all(status::render(&status)?.as_bytes())?;
+    }
+    stdout.flush()?;
+    Ok(())
+}
+
+fn follow(client: Client, json: bool) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for event in client.events()? {
+        let event = event?;
+        if json {
+            serde_json::to_writer(&mut stdout, &event).map_err(io::Error::from)?;
+            writeln!(stdout)?;
+        } else {
+            print(&mut stdout, &event)?;
+        }
+        stdout.flush()?;
+    }
+    eprintln!("skctl: skfs ended the connection");
+    Ok(())
+}
+
+fn print(out: &mut impl Write, event: &Event) -> anyhow::Result<()> {
+    let kind = serde_json::to_value(&event.what)?;
+    let kind = kind["kind"].as_str().unwrap_or("event");
+    writeln!(
+        out,
+        "{:>10}.{:03}  {kind}: {}",
+        event.at_ms / 1000,
+        event.at_ms % 1000,
+        event.message
+    )?;
+    Ok(())
+}
