@@ -1,5 +1,10 @@
 //! `skctl` as a program: its exit codes and what it prints where.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy sees tests in functions marked as such only, not in what they call"
+)]
+
 use skfs::control::command::{Command as Order, Refusal, RefusalKind, Reply};
 use skfs::control::event::{Event, Reporter, What};
 use skfs::control::server::{Commands, Server};
