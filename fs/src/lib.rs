@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod latency;
 pub mod link;
+pub mod mount;
 pub mod operation;
 pub mod process;
 pub mod record;
