@@ -15,7 +15,10 @@ const SMALL_BYTES: u64 = 1 << 20;
 
 pub(super) enum Task {
     Close(Arc<OwnedFd>),
-    Relieve,
+    /// A checkpoint if more than this many written inodes are open.
+    Relieve {
+        most: usize,
+    },
 }
 
 /// Ends, with all its work done, when dropped.
@@ -42,7 +45,7 @@ impl Background {
 
     /// Hands a task over. A `Relieve` that is waiting or running already is enough.
     pub(super) fn send(&self, task: Task) {
-        if matches!(task, Task::Relieve) && self.relieving.swap(true, Ordering::AcqRel) {
+        if matches!(task, Task::Relieve { .. }) && self.relieving.swap(true, Ordering::AcqRel) {
             return;
         }
         let refused = match &self.sender {
@@ -51,7 +54,9 @@ impl Background {
         };
         match refused {
             Ok(()) => {}
-            Err(TrySendError::Full(Task::Relieve) | TrySendError::Disconnected(Task::Relieve)) => {
+            Err(
+                TrySendError::Full(Task::Relieve { .. }) | TrySendError::Disconnected(Task::Relieve { .. }),
+            ) => {
                 // The next write over the limit asks again.
                 self.relieving.store(false, Ordering::Release);
             }
@@ -89,8 +94,8 @@ fn run(receiver: &Receiver<Task>, durable: &Durable, relieving: &AtomicBool) {
     while let Ok(task) = receiver.recv() {
         match task {
             Task::Close(descriptor) => drop(descriptor),
-            Task::Relieve => {
-                durable.relieve();
+            Task::Relieve { most } => {
+                durable.relieve(most);
                 relieving.store(false, Ordering::Release);
             }
         }

@@ -18,6 +18,8 @@ pub(super) struct Durable {
     roots: Arc<Vec<Root>>,
     /// A failed `syncfs` that nobody asked for. The next sync or checkpoint reports it.
     fault: Mutex<Option<Errno>>,
+    /// Held during such a `syncfs`.
+    relieving: Mutex<()>,
 }
 
 impl Durable {
@@ -26,6 +28,7 @@ impl Durable {
             written: Written::default(),
             roots,
             fault: Mutex::new(None),
+            relieving: Mutex::new(()),
         }
     }
 
@@ -50,9 +53,13 @@ impl Durable {
         Ok(())
     }
 
-    /// A checkpoint that nobody asked for, because too many written inodes keep a descriptor.
-    pub(super) fn relieve(&self) {
-        if let Err(errno) = self.checkpoint() {
+    /// A checkpoint that nobody asked for, if more than `most` written inodes keep a descriptor. One at a time:
+    /// who comes meanwhile waits and finds it done.
+    pub(super) fn relieve(&self, most: usize) {
+        let _one = lock(&self.relieving);
+        if self.written.count() > most
+            && let Err(errno) = self.checkpoint()
+        {
             *lock(&self.fault) = Some(errno);
         }
     }
@@ -104,7 +111,7 @@ impl Store {
         let opened = self.open(inode, Access::Path)?;
         let status = opened.status().map_err(|errno| Failure::of(errno, false))?;
         match FileType::from_raw_mode(status.st_mode) {
-            FileType::RegularFile | FileType::Directory => Err(Failure::Failed(errno)),
+            FileType::RegularFile | FileType::Directory => Err(Unopened::Refused(errno).into()),
             _ => {
                 let root = self.root_of(inode)?;
                 rustix::fs::syncfs(&self.root(root).mount).map_err(|errno| Failure::Failed(errno.into()))

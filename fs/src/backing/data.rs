@@ -10,7 +10,7 @@ use super::refusal::Failure;
 use super::store::Store;
 use super::written::Writer;
 use crate::operation::{Applied, FallocateMode, InodeId, Timestamp};
-use rustix::fs::{FallocateFlags, Stat};
+use rustix::fs::{FallocateFlags, FileType, Stat};
 use rustix::io::Errno;
 
 /// What a copy goes through when the kernel cannot copy by itself.
@@ -93,6 +93,10 @@ impl Store {
             return Err(Failure::Refused(Errno::INVAL.into()));
         }
         let from = self.open(source, Access::Read)?;
+        let kind = from.status().map_err(Failure::unchanged)?.st_mode;
+        if FileType::from_raw_mode(kind) == FileType::Directory {
+            return Err(Failure::Refused(Errno::ISDIR.into()));
+        }
         let change = Change::begin(self.writer(target)?, time)?;
         let mut copier = Copier::Kernel;
         let mut done = 0;

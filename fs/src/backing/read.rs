@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, RawDir, SeekFrom, StatVfs};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
@@ -31,18 +32,10 @@ impl Store {
         let file = self.file(inode, Access::Read)?;
         let mut bytes = Vec::with_capacity(length);
         while bytes.len() < length {
-            let mut rest = Vec::new();
             let at = offset + bytes.len() as u64;
-            let count = if bytes.is_empty() {
-                rustix::io::pread(&file, spare_capacity(&mut bytes), at)
-            } else {
-                rest.reserve_exact(length - bytes.len());
-                rustix::io::pread(&file, spare_capacity(&mut rest), at)
-            };
-            match count {
+            match rustix::io::pread(&file, spare_capacity(&mut bytes), at) {
                 Ok(0) => break,
-                Ok(_) => bytes.append(&mut rest),
-                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -96,7 +89,7 @@ impl Store {
             is_root: self.is_root(inode),
             state: Mutex::new(State {
                 position: 0,
-                buffer: Vec::with_capacity(LISTING_BYTES),
+                ahead: VecDeque::new(),
             }),
         })
     }
@@ -112,9 +105,19 @@ pub struct Directory {
 
 #[derive(Debug)]
 struct State {
-    /// Where the descriptor stands.
+    /// Where the caller stands: before the first of `ahead`.
     position: u64,
-    buffer: Vec<u8>,
+    /// Entries that the kernel gave and no caller took yet. One `getdents64` gives many more than a FUSE reply
+    /// holds, and going back costs the file system more than going on.
+    ahead: VecDeque<Ahead>,
+}
+
+#[derive(Debug)]
+struct Ahead {
+    name: Box<[u8]>,
+    ino: u64,
+    kind: FileType,
+    next: u64,
 }
 
 /// One entry of a listing; `.` and `..` are among them, the reserved directory is not.
@@ -136,33 +139,54 @@ impl Directory {
     /// were there all the time come exactly once.
     pub fn read(&self, offset: u64, mut take: impl FnMut(Entry<'_>) -> ControlFlow<()>) -> Result<(), Errno> {
         let state = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.position != offset {
+        // From the start always means anew, as rewinddir(3) does.
+        if state.position != offset || offset == 0 {
+            state.ahead.clear();
             rustix::fs::seek(&self.descriptor, SeekFrom::Start(offset))?;
             state.position = offset;
         }
-        let mut entries = RawDir::new(&self.descriptor, state.buffer.spare_capacity_mut());
-        let mut after = offset;
+        loop {
+            while let Some(entry) = state.ahead.front() {
+                let taken = take(Entry {
+                    name: &entry.name,
+                    ino: entry.ino,
+                    kind: entry.kind,
+                    next: entry.next,
+                });
+                if taken.is_break() {
+                    return Ok(());
+                }
+                state.position = entry.next;
+                state.ahead.pop_front();
+            }
+            if !self.read_ahead(state)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One `getdents64`; false at the end of the directory.
+    fn read_ahead(&self, state: &mut State) -> Result<bool, Errno> {
+        let mut buffer = Vec::with_capacity(LISTING_BYTES);
+        let mut entries = RawDir::new(&self.descriptor, buffer.spare_capacity_mut());
+        let mut any = false;
         while let Some(entry) = entries.next() {
             let entry = entry?;
+            any = true;
             let name = entry.file_name().to_bytes();
-            let next = entry.next_entry_cookie();
-            let taken = is_reserved(self.is_root, name)
-                || take(Entry {
-                    name,
+            if !is_reserved(self.is_root, name) {
+                state.ahead.push_back(Ahead {
+                    name: name.into(),
                     ino: entry.ino(),
                     kind: entry.file_type(),
-                    next,
-                })
-                .is_continue();
-            if !taken {
-                // The kernel stands behind the whole buffer, the caller before this entry.
-                rustix::fs::seek(&self.descriptor, SeekFrom::Start(after))?;
+                    next: entry.next_entry_cookie(),
+                });
+            }
+            if entries.is_buffer_empty() {
                 break;
             }
-            after = next;
         }
-        state.position = after;
-        Ok(())
+        Ok(any)
     }
 
     /// The open descriptor, for `fsync` and the like.

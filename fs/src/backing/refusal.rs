@@ -171,33 +171,39 @@ impl Store {
             Err(Unopened::Refused(errno)) if errno == OurErrno::from(Errno::NOENT) => None,
             Err(other) => return Err(other.into()),
         };
-        if is_directory(&moved) && rename.source_parent != rename.target_parent {
-            self.not_beneath(rename.target_parent, &moved)?;
+        // In the kernel's order, so that the errno is the same when several apply.
+        match (rename.mode, &target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(Verdict::Refuses(Errno::EXIST)),
+            (RenameMode::Exchange, None) => return Err(Verdict::Refuses(Errno::NOENT)),
+            _ => {}
         }
-        match (rename.mode, target) {
-            (RenameMode::NoReplace, Some(_)) => Err(Verdict::Refuses(Errno::EXIST)),
-            (RenameMode::Exchange, None) => Err(Verdict::Refuses(Errno::NOENT)),
-            (RenameMode::Exchange, Some((_, target))) => {
-                if is_directory(&target) && rename.source_parent != rename.target_parent {
-                    self.not_beneath(rename.source_parent, &target)?;
-                }
-                Ok(())
+        let moves = rename.source_parent != rename.target_parent;
+        if is_directory(&moved) && moves {
+            self.not_beneath(rename.target_parent, &moved, Errno::INVAL)?;
+        }
+        let Some((opened, target)) = target else {
+            if is_directory(&moved) && moves {
+                self.room_for_link(rename.target_parent, &target_parent)?;
             }
-            (RenameMode::Replace, Some((opened, target))) if !same_node(&moved, &target) => {
-                match (is_directory(&moved), is_directory(&target)) {
-                    (true, false) => Err(Verdict::Refuses(Errno::NOTDIR)),
-                    (false, true) => Err(Verdict::Refuses(Errno::ISDIR)),
-                    (true, true) => refuse_if(!holds_nothing(&opened)?, Errno::NOTEMPTY),
-                    (false, false) => Ok(()),
-                }
+            return Ok(());
+        };
+        if rename.mode == RenameMode::Exchange {
+            if is_directory(&target) && moves {
+                self.not_beneath(rename.source_parent, &target, Errno::INVAL)?;
             }
-            (RenameMode::Replace, Some(_)) => Ok(()),
-            (RenameMode::Replace | RenameMode::NoReplace, None) => {
-                if is_directory(&moved) && rename.source_parent != rename.target_parent {
-                    self.room_for_link(rename.target_parent, &target_parent)?;
-                }
-                Ok(())
-            }
+            return Ok(());
+        }
+        if is_directory(&target) && moves {
+            self.not_beneath(rename.source_parent, &target, Errno::NOTEMPTY)?;
+        }
+        if same_node(&moved, &target) {
+            return Ok(());
+        }
+        match (is_directory(&moved), is_directory(&target)) {
+            (true, false) => Err(Verdict::Refuses(Errno::NOTDIR)),
+            (false, true) => Err(Verdict::Refuses(Errno::ISDIR)),
+            (true, true) => refuse_if(!holds_nothing(&opened)?, Errno::NOTEMPTY),
+            (false, false) => Ok(()),
         }
     }
 
@@ -205,7 +211,8 @@ impl Store {
         match FileType::from_raw_mode(self.node_status(inode)?.st_mode) {
             FileType::Directory => Err(Verdict::Refuses(Errno::ISDIR)),
             FileType::Symlink => Err(Verdict::Refuses(Errno::LOOP)),
-            _ => Ok(()),
+            FileType::RegularFile => Ok(()),
+            _ => Err(Verdict::Unknown),
         }
     }
 
@@ -225,6 +232,12 @@ impl Store {
 
     fn has_xattr(&self, inode: InodeId, name: &Name) -> Result<bool, Verdict> {
         let opened = self.open(inode, Access::Path)?;
+        let kind = FileType::from_raw_mode(opened.status().map_err(|_| Verdict::Unknown)?.st_mode);
+        // Elsewhere the whole namespace is refused (EPERM), whether an attribute is there or not.
+        let can_have = matches!(kind, FileType::RegularFile | FileType::Directory);
+        if name.as_bytes().starts_with(b"user.") && !can_have {
+            return Err(Verdict::Unknown);
+        }
         opened.has_xattr(name.as_bytes()).map_err(|_| Verdict::Unknown)
     }
 
@@ -273,16 +286,16 @@ impl Store {
         refuse_if(self.root_of(one)? != self.root_of(other)?, Errno::XDEV)
     }
 
-    /// `directory` is neither the directory `moved` nor anywhere below it.
-    fn not_beneath(&self, directory: InodeId, moved: &Stat) -> Checked {
+    /// `directory` is neither the directory `top` nor anywhere below it.
+    fn not_beneath(&self, directory: InodeId, top: &Stat, errno: Errno) -> Checked {
         let root = self.root(self.root_of(directory)?);
-        let top = root.node().status().map_err(|_| Verdict::Unknown)?;
+        let end = root.node().status().map_err(|_| Verdict::Unknown)?;
         let mut here = self.open(directory, Access::Path)?;
         loop {
             let status = here.status().map_err(|_| Verdict::Unknown)?;
-            refuse_if(same_node(&status, moved), Errno::INVAL)?;
+            refuse_if(same_node(&status, top), errno)?;
             // The file system's own root is its own parent.
-            if same_node(&status, &top) {
+            if same_node(&status, &end) {
                 return Ok(());
             }
             here = super::open::parent_of(&here).map_err(|_| Verdict::Unknown)?;

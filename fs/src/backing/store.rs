@@ -195,6 +195,11 @@ impl Store {
         Ok(self.open(inode, access)?.descriptor)
     }
 
+    #[cfg(test)]
+    pub(super) fn limit_written(&mut self, most: usize) {
+        self.written_max = most;
+    }
+
     /// As [`Store::look_up`], with the descriptor.
     pub(super) fn find(&self, parent: InodeId, name: &Name) -> Result<(Opened, Found), Unopened> {
         let directory = self.open(parent, Access::Path)?;
@@ -244,9 +249,11 @@ impl Store {
         let writer = self.durable.written.begin(inode, opened.descriptor);
         let count = self.durable.written.count();
         if count > 2 * self.written_max {
-            self.durable.relieve();
+            self.durable.relieve(2 * self.written_max);
         } else if count > self.written_max {
-            self.background.send(Task::Relieve);
+            self.background.send(Task::Relieve {
+                most: self.written_max,
+            });
         }
         Ok(writer)
     }

@@ -38,6 +38,16 @@ impl Scratch {
 
     pub(super) fn with_roots(count: usize) -> Self {
         let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
+        Self::of(dirs)
+    }
+
+    /// Over a directory of the caller's.
+    pub(super) fn over(path: &Path) -> Self {
+        let store = Store::new(vec![open_root(path)]).unwrap();
+        Scratch { store, dirs: vec![] }
+    }
+
+    fn of(dirs: Vec<tempfile::TempDir>) -> Self {
         let store: Result<Store, BackingError> =
             Store::new(dirs.iter().map(|dir| open_root(dir.path())).collect());
         Scratch {
@@ -165,4 +175,16 @@ pub(super) fn rename(
 
 pub(super) fn attributes(inode: InodeId, attributes: Attributes) -> Operation {
     Operation::SetAttributes { inode, attributes }
+}
+
+/// Moves the calling thread into a mount namespace of its own; it ends with the thread and its children.
+pub(super) fn private_mounts() {
+    use rustix::mount::{MountPropagationFlags as Flags, mount_change};
+    // SAFETY: the thread was started for this test alone, and no other shares its namespace from here on.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS).unwrap() };
+    mount_change("/", Flags::PRIVATE | Flags::REC).unwrap();
+}
+
+pub(super) fn mount_tmpfs(path: &Path) {
+    rustix::mount::mount("none", path, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
 }
