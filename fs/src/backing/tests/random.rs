@@ -108,7 +108,7 @@ impl Chooser<'_> {
                 Operation::Unlink(Unlink {
                     parent,
                     name,
-                    directory: step.other % 3 == 0,
+                    directory: step.other.is_multiple_of(3),
                     victim,
                     time,
                 })
