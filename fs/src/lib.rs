@@ -1,7 +1,8 @@
 //! `skfs`: the replicated file system of one mirror module.
 //!
 //! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]), how
-//! that looks on the wire ([`wire`]) and how it gets there ([`link`]); what happens to it on its way ([`session`]).
+//! that looks on the wire ([`wire`]) and how it gets there ([`link`]); what happens to it on its way ([`session`]); the drivers of
+//! the two ends ([`replicator`], [`receiver`]).
 
 pub mod admission;
 pub mod backing;
@@ -13,6 +14,8 @@ pub mod link;
 pub mod mount;
 pub mod operation;
 pub mod process;
+pub mod receiver;
 pub mod record;
+pub mod replicator;
 pub mod session;
 pub mod wire;

@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is what others use. In reading order: how an inode is found again ([`handle`], [`inodes`]), which
 //! descriptors are open ([`open`], [`written`]), what can be asked of one node ([`node`], [`read`]), what can
-//! be done to it ([`apply`], [`entries`], [`data`]), and what is said about failures ([`refusal`]).
+//! be done to it ([`apply`], [`entries`], [`data`]), and what is said about failures ([`refusal`], [`repair`]).
 
 mod abilities;
 mod acl;
@@ -18,6 +18,7 @@ mod node;
 mod open;
 mod read;
 mod refusal;
+mod repair;
 mod store;
 mod walk;
 mod written;

@@ -1,0 +1,602 @@
+//! The driver of the secondary: one lock around [`Secondary`], workers that apply, tasks that read and write the
+//! connection.
+//!
+//! Lock order: `Shared::inner` only; nothing blocks while it is held (frames are queued, work is handed to the
+//! blocking pool of the runtime). A connection is served by two tasks: the reader, which ends with the
+//! connection, and the writer, which ends when its queue is dropped or told to close.
+
+use crate::admission;
+use crate::backing::Store;
+use crate::clock;
+use crate::control::event::{Reporter, What};
+use crate::control::status::Standing;
+use crate::latency::Ring;
+use crate::link;
+use crate::operation::{FileHandle, InodeId, Number, Operation};
+use crate::record::Keeper;
+use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
+use crate::wire::frame::Message;
+use crate::wire::message::{
+    Generation, Hello, Identities, Offer, Rejection, Start, ToPrimary, ToSecondary, Welcome,
+};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+/// The secondary's side of a module. Clones share it.
+#[derive(Clone)]
+pub struct Receiver {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: Mutex<Inner>,
+    store: Arc<Store>,
+    keeper: Arc<Keeper>,
+    reporter: Reporter,
+    runtime: Handle,
+    local: Ring,
+    /// Workers that wait for the lock to say `Done`: the last of them flushes the answers of all.
+    finishing: AtomicUsize,
+    phase: watch::Sender<Phase>,
+}
+
+struct Inner {
+    secondary: Secondary,
+    /// Where frames of the present connection go.
+    present: Option<Present>,
+    /// A connection whose `Hello` waits for a durable note.
+    pending: Option<Candidate>,
+    next_connection: u64,
+    /// The present session has received an operation: from then on its end counts.
+    received_any: bool,
+    /// The primary's backing handles, by which later versions find renamed inodes again.
+    peer_handles: HashMap<InodeId, FileHandle>,
+}
+
+/// What is queued for the writer of a connection.
+enum Out {
+    Message(ToPrimary),
+    Close(String),
+}
+
+struct Present {
+    connection: u64,
+    out: mpsc::UnboundedSender<Out>,
+}
+
+struct Candidate {
+    present: Present,
+    generation: Option<Generation>,
+    offers: Vec<Offer>,
+    identities: Identities,
+    node: String,
+    started: oneshot::Sender<bool>,
+}
+
+/// What the module knows of this node when a primary calls.
+#[derive(Debug, Clone)]
+pub struct Premises {
+    /// This node's name.
+    pub node: String,
+    /// This node's directories.
+    pub offers: Vec<Offer>,
+    /// This node's users and groups.
+    pub identities: Identities,
+}
+
+/// What the status shows of a secondary.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Where the session stands.
+    pub phase: Phase,
+    /// Last number received.
+    pub last_received: Option<Number>,
+    /// Operations received and not ended.
+    pub queue_depth: usize,
+}
+
+impl Receiver {
+    /// A secondary without a session that applies to `store`. `secondary` is new.
+    pub fn new(
+        secondary: Secondary,
+        store: Arc<Store>,
+        keeper: Arc<Keeper>,
+        reporter: Reporter,
+        runtime: Handle,
+    ) -> Self {
+        let inner = Inner {
+            secondary,
+            present: None,
+            pending: None,
+            next_connection: 1,
+            received_any: false,
+            peer_handles: HashMap::new(),
+        };
+        let shared = Shared {
+            inner: Mutex::new(inner),
+            store,
+            keeper,
+            reporter,
+            runtime,
+            local: Ring::default(),
+            finishing: AtomicUsize::new(0),
+            phase: watch::Sender::new(Phase::Idle),
+        };
+        Receiver {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// What the status shows.
+    pub fn view(&self) -> View {
+        let inner = self.shared.lock();
+        View {
+            phase: inner.secondary.phase(),
+            last_received: inner.secondary.last_received(),
+            queue_depth: inner.secondary.queue_depth(),
+        }
+    }
+
+    /// Backing files.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.shared.store
+    }
+
+    /// Latencies of applying here.
+    pub fn local_latency(&self) -> &Ring {
+        &self.shared.local
+    }
+
+    /// Serves a connection whose first frame was `hello`, until it ends.
+    pub async fn serve(
+        &self,
+        sender: link::Sender<ToPrimary>,
+        mut receiver: link::Receiver<ToSecondary>,
+        hello: Hello,
+        premises: Premises,
+    ) {
+        let warnings = match self.shared.admit(&hello, &premises) {
+            Ok(warnings) => warnings,
+            Err(rejection) => {
+                let reason = rejection.to_string();
+                let message = format!("refused the primary {}: {reason}", hello.node);
+                self.shared.reporter.report(What::PeerRefused { reason }, message);
+                reject(sender, rejection).await;
+                return;
+            }
+        };
+        for warning in warnings {
+            self.shared.reporter.report(What::Warning, warning);
+        }
+        let (out, queue) = mpsc::unbounded_channel();
+        let writer = self.shared.runtime.spawn(write(sender, queue));
+        let (started, has_started) = oneshot::channel();
+        let Some(connection) = self.shared.hello(hello, premises, out, started) else {
+            return;
+        };
+        // An error means that the candidate was dropped with its node's role.
+        if !has_started.await.unwrap_or(false) {
+            return;
+        }
+        let mut batch = Vec::new();
+        let ended = loop {
+            match receiver.next_batch(&mut batch).await {
+                Ok(true) => {
+                    if !self.shared.received(connection, &mut batch) {
+                        break "another connection took its place".to_owned();
+                    }
+                }
+                Ok(false) => break "the primary closed it".to_owned(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        debug!(reason = %ended, "the connection from the primary ended");
+        self.shared.link_lost(connection, &ended);
+        writer.abort();
+    }
+
+    /// Ends the session, if there is one, and waits until none of its operations is in the kernel. Nothing of it
+    /// is accepted afterwards. True when a session was going on: then this copy was in sync as far as this node
+    /// can know.
+    pub async fn leave(&self, reason: &str) -> bool {
+        let mut phase = self.shared.phase.subscribe();
+        let had_session = {
+            let mut inner = self.shared.lock();
+            let serving = matches!(inner.secondary.phase(), Phase::Serving { .. });
+            self.shared.step(
+                &mut inner,
+                Event::Leave {
+                    reason: reason.to_owned(),
+                },
+            );
+            serving
+        };
+        let settled = |phase: &Phase| matches!(phase, Phase::Idle | Phase::Ended);
+        // The sender lives in `self.shared`, so waiting cannot fail.
+        if phase.wait_for(settled).await.is_err() {
+            warn!("the receiver went away while its session ended");
+        }
+        had_session
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // `Secondary` has no panics that input can reach; a poisoned lock would only hide the first report.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What both nodes compare before a session begins; gives warnings.
+    fn admit(&self, hello: &Hello, premises: &Premises) -> Result<Vec<String>, Rejection> {
+        let mut warnings = admission::compare(&premises.offers, &hello.directories)?;
+        warnings.extend(admission::identity_warnings(
+            &premises.identities,
+            &hello.identities,
+        ));
+        if let Start::Fresh { .. } = hello.start {
+            let mut record = self.keeper.current();
+            let unused = {
+                let inner = self.lock();
+                !inner.received_any && !matches!(inner.secondary.phase(), Phase::Idle | Phase::Ended)
+            };
+            if unused {
+                // A session that was opened and never carried an operation has changed nothing.
+                record.open = false;
+            }
+            let empty = premises.offers.iter().all(|offer| offer.empty);
+            let peer_empty = hello.directories.iter().all(|offer| offer.empty);
+            record.admits(empty, &hello.start, peer_empty)?;
+        }
+        Ok(warnings)
+    }
+
+    /// Hands a checked `Hello` in; the number of the connection unless it was refused at once.
+    fn hello(
+        self: &Arc<Self>,
+        hello: Hello,
+        premises: Premises,
+        out: mpsc::UnboundedSender<Out>,
+        started: oneshot::Sender<bool>,
+    ) -> Option<u64> {
+        let mut inner = self.lock();
+        let connection = inner.next_connection;
+        inner.next_connection += 1;
+        let generation = match hello.start {
+            Start::Fresh { generation, .. } => Some(generation),
+            Start::Resume { .. } => None,
+        };
+        let candidate = Candidate {
+            present: Present { connection, out },
+            generation,
+            offers: premises.offers,
+            identities: premises.identities,
+            node: premises.node,
+            started,
+        };
+        let mut candidate = Some(candidate);
+        let mut actions = Vec::new();
+        let event = Event::Hello {
+            session: hello.session,
+            start: hello.start,
+        };
+        inner.secondary.apply(event, clock::now(), &mut actions);
+        for action in actions {
+            match action {
+                // Both speak of this very connection, or of the earlier one once this one is pending.
+                Action::NoteOpen => {
+                    inner.pending = candidate.take();
+                    self.run(&mut inner, Action::NoteOpen);
+                }
+                Action::Welcome { .. } | Action::Refuse(_) => {
+                    if candidate.is_some() {
+                        std::mem::swap(&mut inner.pending, &mut candidate);
+                    }
+                    self.run(&mut inner, action);
+                    std::mem::swap(&mut inner.pending, &mut candidate);
+                }
+                other => self.run(&mut inner, other),
+            }
+        }
+        self.publish(&inner);
+        Some(connection)
+    }
+
+    /// Frames of connection `connection`; false when it is not the present one any more.
+    fn received(self: &Arc<Self>, connection: u64, batch: &mut Vec<ToSecondary>) -> bool {
+        let mut inner = self.lock();
+        for message in batch.drain(..) {
+            if inner
+                .present
+                .as_ref()
+                .is_none_or(|present| present.connection != connection)
+            {
+                return false;
+            }
+            match &message {
+                ToSecondary::Operation { operation, .. } => {
+                    inner.received_any = true;
+                    if let Operation::Bind { inode, handle, .. } = operation {
+                        inner.peer_handles.insert(*inode, handle.clone());
+                    }
+                }
+                ToSecondary::Hello(_)
+                | ToSecondary::Ping { .. }
+                | ToSecondary::Forget(_)
+                | ToSecondary::End
+                | ToSecondary::Part { .. } => {}
+            }
+            self.step(&mut inner, Event::Received(message));
+        }
+        self.step(&mut inner, Event::Flush);
+        true
+    }
+
+    fn link_lost(self: &Arc<Self>, connection: u64, reason: &str) {
+        let mut inner = self.lock();
+        if inner
+            .present
+            .as_ref()
+            .is_some_and(|present| present.connection == connection)
+        {
+            inner.present = None;
+            if matches!(inner.secondary.phase(), Phase::Serving { .. }) {
+                self.reporter.report(
+                    What::ConnectionLost,
+                    format!("the connection to the primary broke: {reason}"),
+                );
+            }
+            self.step(&mut inner, Event::LinkLost);
+        }
+    }
+
+    /// An operation has ended on a worker.
+    fn done(self: &Arc<Self>, number: Number, outcome: crate::operation::Outcome) {
+        self.finishing.fetch_add(1, Ordering::AcqRel);
+        let mut inner = self.lock();
+        let others = self.finishing.fetch_sub(1, Ordering::AcqRel) > 1;
+        self.step(&mut inner, Event::Done { number, outcome });
+        // Answers batch by themselves under load: whoever is behind this one flushes for both.
+        if !others {
+            self.step(&mut inner, Event::Flush);
+        }
+    }
+
+    fn step(self: &Arc<Self>, inner: &mut Inner, event: Event) {
+        let mut actions = Vec::new();
+        inner.secondary.apply(event, clock::now(), &mut actions);
+        for action in actions {
+            self.run(inner, action);
+        }
+        self.publish(inner);
+    }
+
+    fn publish(&self, inner: &Inner) {
+        self.phase.send_if_modified(|phase| {
+            let next = inner.secondary.phase();
+            std::mem::replace(phase, next) != next
+        });
+    }
+
+    fn run(self: &Arc<Self>, inner: &mut Inner, action: Action) {
+        match action {
+            Action::Apply { number, operation } => {
+                let shared = self.clone();
+                self.runtime.spawn_blocking(move || {
+                    let began = Instant::now();
+                    let outcome = shared.store.apply(&operation);
+                    shared.local.record(began.elapsed());
+                    shared.done(number, outcome);
+                });
+            }
+            Action::Send(message) => send(inner, Out::Message(message)),
+            Action::Close { reason } => {
+                warn!(%reason, "closing the connection to the primary");
+                send(inner, Out::Close(reason));
+                inner.present = None;
+            }
+            Action::Welcome {
+                prefix,
+                answers,
+                received,
+            } => self.welcome(inner, prefix, answers, received),
+            Action::Refuse(rejection) => self.refuse(inner, rejection),
+            Action::Introduced(handles) => inner.peer_handles.extend(handles),
+            Action::Forget(inodes) => {
+                for inode in &inodes {
+                    inner.peer_handles.remove(inode);
+                }
+                self.store.forget(&inodes);
+            }
+            Action::NoteOpen => {
+                let generation = inner.pending.as_ref().and_then(|candidate| candidate.generation);
+                inner.received_any = false;
+                self.note("note that a session is open", move |shared| {
+                    shared.keeper.update(|record| {
+                        record.open = true;
+                        record.generation = generation;
+                        record.standing = Standing::UpToDate;
+                        record.peer_lacks_data = false;
+                        record.note = None;
+                    })
+                });
+            }
+            Action::NoteClean => self.note("note the clean end of the session", |shared| {
+                shared.keeper.update(|record| record.open = false)
+            }),
+            Action::NoteOutdated { generation, reason } => {
+                self.note("note that this copy is outdated", move |shared| {
+                    shared.keeper.update(|record| {
+                        record.standing = Standing::Outdated;
+                        record.note = Some(format!("the primary goes on alone as {generation}: {reason}"));
+                    })
+                });
+            }
+            Action::SessionOver(over) => self.session_over(inner, &over),
+        }
+    }
+
+    /// Runs a durable note on a worker; a checkpoint comes first where the note says that all is on disk.
+    fn note(
+        self: &Arc<Self>,
+        attempt: &'static str,
+        write: impl FnOnce(&Shared) -> Result<crate::record::Record, crate::record::RecordError> + Send + 'static,
+    ) {
+        let shared = self.clone();
+        self.runtime.spawn_blocking(move || {
+            let synced = match shared.store.checkpoint() {
+                Ok(()) => write(&shared).map(|_| ()).map_err(|error| error.to_string()),
+                Err(errno) => Err(format!("the backing file system cannot be synced: {errno}")),
+            };
+            let event = match synced {
+                Ok(()) => Event::Noted,
+                Err(error) => Event::NoteFailed {
+                    reason: format!("cannot {attempt}: {error}"),
+                },
+            };
+            let mut inner = shared.lock();
+            shared.step(&mut inner, event);
+        });
+    }
+
+    fn welcome(
+        &self,
+        inner: &mut Inner,
+        prefix: Number,
+        answers: Vec<crate::wire::message::Answer>,
+        received: Vec<Number>,
+    ) {
+        let Some(candidate) = inner.pending.take() else {
+            warn!("a session began on a connection that is gone; the primary will call again");
+            return;
+        };
+        let message = ToPrimary::Welcome(Welcome {
+            node: candidate.node,
+            prefix,
+            answers,
+            received,
+            directories: candidate.offers,
+            identities: candidate.identities,
+        });
+        if let Some(former) = inner.present.replace(candidate.present) {
+            let closed = former
+                .out
+                .send(Out::Close("another connection took its place".into()));
+            debug!(was_open = closed.is_ok(), "the former connection is closed");
+        }
+        send(inner, Out::Message(message));
+        if candidate.started.send(true).is_err() {
+            debug!("the connection went away while it was welcomed");
+        }
+        self.reporter.report(
+            What::InSync,
+            "a session with the primary is going on; this copy is in sync",
+        );
+    }
+
+    fn refuse(&self, inner: &mut Inner, rejection: Rejection) {
+        let reason = rejection.to_string();
+        self.reporter.report(
+            What::PeerRefused {
+                reason: reason.clone(),
+            },
+            format!("refused the primary: {reason}"),
+        );
+        if let Some(candidate) = inner.pending.take() {
+            let queued = candidate
+                .present
+                .out
+                .send(Out::Message(ToPrimary::Reject(rejection)));
+            debug!(queued = queued.is_ok(), "the refusal goes out");
+            // The receiving end is gone when its connection is; then nobody waits for this either.
+            let _ = candidate.started.send(false);
+        }
+    }
+
+    fn session_over(&self, inner: &mut Inner, over: &Over) {
+        info!(?over, "the session is over");
+        let sequel = match over {
+            Over::Clean => "ended cleanly".to_owned(),
+            Over::Parted { reason, .. } => {
+                format!("the primary goes on alone: {reason}; this copy is outdated")
+            }
+            Over::Left { reason } => format!("this node left it: {reason}"),
+            Over::Replaced => "the primary began anew".to_owned(),
+            Over::Broken { reason } | Over::NoteFailed { reason } => reason.clone(),
+        };
+        self.reporter
+            .report(What::Warning, format!("the session is over: {sequel}"));
+        if !inner.received_any && !matches!(over, Over::Parted { .. }) {
+            // No operation came: nothing was changed, here or there, and the copies are still equal.
+            let keeper = self.keeper.clone();
+            self.runtime.spawn_blocking(move || {
+                if let Err(error) = keeper.update(|record| record.open = false) {
+                    warn!(%error, "a session without any operation still counts as open");
+                }
+            });
+        }
+    }
+}
+
+fn send(inner: &Inner, out: Out) {
+    if let Some(present) = &inner.present
+        && present.out.send(out).is_err()
+    {
+        debug!("a frame for a connection that is gone is dropped; it is sent again on the next");
+    }
+}
+
+/// Sends what is queued, in batches, until told to close or the queue is dropped.
+async fn write(mut sender: link::Sender<ToPrimary>, mut queue: mpsc::UnboundedReceiver<Out>) {
+    let mut close = None;
+    while close.is_none() {
+        let Some(first) = queue.recv().await else { break };
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(out) = next {
+            match out {
+                Out::Message(message) => match message.encode() {
+                    Ok(encoded) => batch.push(encoded),
+                    Err(error) => {
+                        // A message over its own limits is a mistake in this program; the primary notices the
+                        // missing answer and parts.
+                        error!(%error, "an answer cannot be sent");
+                        close = Some(error.to_string());
+                        break;
+                    }
+                },
+                Out::Close(reason) => {
+                    close = Some(reason);
+                    break;
+                }
+            }
+            next = queue.try_recv().ok();
+        }
+        if let Err(error) = sender.send(batch).await {
+            debug!(%error, "cannot send to the primary");
+            return;
+        }
+    }
+    if let Err(error) = sender.finish().await {
+        debug!(%error, ?close, "the connection to the primary did not end in good order");
+    }
+}
+
+/// Sends a refusal and waits until the peer has it.
+pub async fn reject(mut sender: link::Sender<ToPrimary>, rejection: Rejection) {
+    let sent = match ToPrimary::Reject(rejection).encode() {
+        Ok(encoded) => sender.send([encoded]).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let finished = match sent {
+        Ok(()) => sender.finish().await.map_err(|error| error.to_string()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = finished {
+        debug!(%error, "the refusal does not reach the primary");
+    }
+}

@@ -1,0 +1,660 @@
+//! The driver of the primary: one lock around [`Primary`], workers that apply, a task that keeps the connection.
+//!
+//! Lock order: `Replicator::inner` only, and nothing blocks while it is held: frames are queued there, in the
+//! order of their numbers; what may wait for a disk or runs foreign code (replies) is done after it is released.
+//! Any thread may call [`Replicator::submit`]; a reply comes on whichever thread finished the operation.
+
+use crate::admission;
+use crate::backing::Store;
+use crate::clock;
+use crate::config::{Config, OnPeerLoss};
+use crate::control::command::{Refusal, RefusalKind};
+use crate::control::event::{Reporter, What};
+use crate::control::status::{Latencies, Standing};
+use crate::latency::Ring;
+use crate::link::{self, Endpoint, LinkError};
+use crate::operation::{Applied, Errno, InodeId, Name, Number, Operation};
+use crate::receiver::Premises;
+use crate::record::{Keeper, random_bytes};
+use crate::session::loss::Loss;
+use crate::session::names::{LookupTicket, Raced};
+use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket};
+use crate::wire::frame::Message;
+use crate::wire::message::{Generation, Hello, Rejection, SessionId, Start, ToPrimary, ToSecondary, Welcome};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+mod connection;
+
+/// What a replicator is made of.
+pub struct Setup {
+    /// The module's.
+    pub config: Config,
+    /// Backing files.
+    pub store: Arc<Store>,
+    /// The record.
+    pub keeper: Arc<Keeper>,
+    /// Where events go.
+    pub reporter: Reporter,
+    /// Whose blocking pool applies.
+    pub runtime: Handle,
+}
+
+type ReplyTo = Box<dyn FnOnce(Result<Applied, Errno>) + Send>;
+
+/// The primary's side of a module; see the module's page.
+pub struct Replicator {
+    config: Config,
+    store: Arc<Store>,
+    keeper: Arc<Keeper>,
+    reporter: Reporter,
+    runtime: Handle,
+    inner: Mutex<Inner>,
+    phase: watch::Sender<Phase>,
+    /// The timer has a new, earlier deadline.
+    rearm: Notify,
+    /// Set once, by `abandon` or when the last operation was answered: the tasks end.
+    over: watch::Sender<bool>,
+    /// Only one `connect` at a time.
+    connecting: tokio::sync::Mutex<()>,
+    local: Ring,
+    wire: Ring,
+    peer: Ring,
+}
+
+struct Inner {
+    primary: Primary,
+    replies: HashMap<Ticket, ReplyTo>,
+    next_ticket: u64,
+    /// Where frames of the present connection go.
+    out: Option<mpsc::UnboundedSender<Out>>,
+    /// Which connection that is; frames of earlier ones are not handed in any more.
+    connection: u64,
+    /// CLOCK_BOOTTIME for which the timer is set.
+    armed: Option<Duration>,
+    actions: Vec<Action>,
+}
+
+/// What is queued for the writer of a connection.
+enum Out {
+    Message(ToSecondary),
+    Close(String),
+}
+
+/// What is done after the lock is released, in this order.
+enum Deferred {
+    Apply {
+        slot: Slot,
+        operation: Operation,
+    },
+    Check {
+        slot: Slot,
+        operation: Operation,
+        refused: Errno,
+    },
+    ReadBack {
+        slot: Slot,
+        operation: Operation,
+    },
+    Reply {
+        to: ReplyTo,
+        result: Result<Applied, Errno>,
+    },
+    NoteAlone(Loss),
+    NoteEnded {
+        with_peer: bool,
+    },
+}
+
+/// Who runs deferred work: a session thread of the mount must not wait for a disk's flush, and the tasks of the
+/// network must not wait for any disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Runs {
+    /// A thread of the blocking pool: one piece may run here.
+    Worker,
+    /// A thread of the mount: a short operation may run here, as on any file system.
+    Mount,
+    /// A task of the runtime: nothing that blocks.
+    Task,
+}
+
+/// What the status shows of a primary.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Where it stands.
+    pub phase: Phase,
+    /// A connection is up.
+    pub connected: bool,
+    /// Last number given.
+    pub last_number: Option<Number>,
+    /// Known to be applied on the secondary up to here.
+    pub acknowledged: Option<Number>,
+    /// Submitted and not replied to.
+    pub queue_depth: usize,
+}
+
+impl Replicator {
+    /// A primary without a session. It goes on alone at once if the record says that it has before.
+    pub fn new(setup: Setup) -> Arc<Self> {
+        let settings = Settings {
+            peer_stall: setup.config.peer_stall,
+            local_stall: setup.config.local_stall,
+            on_peer_loss: setup.config.on_peer_loss,
+            directories: setup.store.directories(),
+        };
+        let primary = Primary::new(settings);
+        let phase = watch::Sender::new(primary.phase());
+        let inner = Inner {
+            primary,
+            replies: HashMap::new(),
+            next_ticket: 1,
+            out: None,
+            connection: 0,
+            armed: None,
+            actions: Vec::new(),
+        };
+        let alone = setup.keeper.current().peer_lacks_data;
+        let replicator = Arc::new(Replicator {
+            config: setup.config,
+            store: setup.store,
+            keeper: setup.keeper,
+            reporter: setup.reporter,
+            runtime: setup.runtime,
+            inner: Mutex::new(inner),
+            phase,
+            rearm: Notify::new(),
+            over: watch::Sender::new(false),
+            connecting: tokio::sync::Mutex::new(()),
+            local: Ring::default(),
+            wire: Ring::default(),
+            peer: Ring::default(),
+        });
+        replicator.runtime.spawn(timer(Arc::downgrade(&replicator)));
+        if alone {
+            replicator.event(Event::GoAlone, Runs::Task);
+        }
+        replicator
+    }
+
+    /// Backing files.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Carries a change out on both nodes. `reply` is called once, on any thread, possibly before this returns;
+    /// never, when this node's disk fails: then nothing more is answered.
+    pub fn submit(
+        self: &Arc<Self>,
+        operation: Operation,
+        reply: impl FnOnce(Result<Applied, Errno>) + Send + 'static,
+    ) {
+        let deferred = {
+            let mut inner = self.lock();
+            let ticket = Ticket(inner.next_ticket);
+            inner.next_ticket += 1;
+            inner.replies.insert(ticket, Box::new(reply));
+            self.step(&mut inner, Event::Submit { ticket, operation })
+        };
+        self.carry_out(deferred, Runs::Mount);
+    }
+
+    /// To be called before a name is read from the backing directory.
+    pub fn begin_lookup(&self, directory: InodeId) -> LookupTicket {
+        self.lock().primary.begin_lookup(directory)
+    }
+
+    /// Records that `inode` has `name` in the ticket's directory.
+    ///
+    /// # Errors
+    /// [`Raced`] when a name operation of the directory overlapped: what was read may be old.
+    pub fn looked_up(&self, ticket: LookupTicket, inode: InodeId, name: &Name) -> Result<(), Raced> {
+        self.lock().primary.looked_up(ticket, inode, name)
+    }
+
+    /// The kernel forgot these inodes. The store forgets them once no operation needs them any more.
+    pub fn forget(self: &Arc<Self>, inodes: &[InodeId]) {
+        let deferred = {
+            let mut inner = self.lock();
+            let mut actions = std::mem::take(&mut inner.actions);
+            inner.primary.forget(inodes, &mut actions);
+            self.run(&mut inner, actions)
+        };
+        self.carry_out(deferred, Runs::Mount);
+    }
+
+    /// What the status shows.
+    pub fn view(&self) -> View {
+        let inner = self.lock();
+        View {
+            phase: inner.primary.phase(),
+            connected: inner.out.is_some(),
+            last_number: Some(inner.primary.last_number()).filter(|number| *number > Number(0)),
+            acknowledged: Some(inner.primary.acknowledged()).filter(|number| *number > Number(0)),
+            queue_depth: inner.primary.queue_depth(),
+        }
+    }
+
+    /// Every change of phase.
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Latencies of the most recent operations.
+    pub fn latencies(&self) -> Latencies {
+        Latencies {
+            local: self.local.summary(),
+            wire: self.wire.summary(),
+            peer: self.peer.summary(),
+        }
+    }
+
+    /// Why an unmount would wait for a decision, if it would.
+    pub fn waiting(&self) -> Option<String> {
+        let view = self.view();
+        let why = match view.phase {
+            Phase::NoSession => "no secondary has been connected".to_owned(),
+            Phase::Disconnected => "the connection to the secondary is broken".to_owned(),
+            Phase::Deciding(loss) | Phase::Parting(loss) => format!("the secondary is lost ({loss})"),
+            Phase::Failed { reason } => format!("this node's disk fails ({reason})"),
+            Phase::InSync { .. } | Phase::Alone(_) | Phase::Ended => return None,
+        };
+        (view.queue_depth > 0).then(|| format!("{} operations wait: {why}", view.queue_depth))
+    }
+
+    /// Goes on without the secondary: the record first, durably, then the waiting operations.
+    pub async fn go_alone(self: &Arc<Self>) -> Result<(), Refusal> {
+        let mut phases = self.phases();
+        self.event(Event::GoAlone, Runs::Task);
+        let decided = |phase: &Phase| !matches!(phase, Phase::Parting(_));
+        let phase = match phases.wait_for(decided).await {
+            Ok(phase) => phase.clone(),
+            Err(_) => Phase::Ended,
+        };
+        match phase {
+            Phase::Alone(_) => Ok(()),
+            Phase::InSync { .. } => Err(Refusal {
+                kind: RefusalKind::WrongRole,
+                message:
+                    "the pair is in sync, so there is nothing to decide; stop the secondary first if it is \
+                          to be left behind"
+                        .into(),
+            }),
+            other => Err(Refusal {
+                kind: RefusalKind::System,
+                message: format!("cannot go on alone: {}", describe(&other)),
+            }),
+        }
+    }
+
+    /// Ends cleanly after the last operation: a checkpoint on both nodes, and both records say so. To be called
+    /// once nothing can be submitted any more.
+    pub async fn end(self: &Arc<Self>) -> Result<(), Refusal> {
+        let mut phases = self.phases();
+        self.event(Event::End, Runs::Task);
+        let ended = |phase: &Phase| matches!(phase, Phase::Ended | Phase::Failed { .. } | Phase::Deciding(_));
+        // The secondary may be lost while it is told; then its copy is not known to be clean, and ours is.
+        let phase = phases
+            .wait_for(ended)
+            .await
+            .map(|phase| phase.clone())
+            .unwrap_or(Phase::Ended);
+        match phase {
+            Phase::Ended => {
+                // The note is written after the phase changed; `over` says that it is on disk.
+                if self.over.subscribe().wait_for(|over| *over).await.is_err() {
+                    debug!("the replicator went away while it ended");
+                }
+                Ok(())
+            }
+            other => {
+                self.abandon();
+                Err(Refusal {
+                    kind: RefusalKind::PeerUnreachable,
+                    message: format!(
+                        "the directories are unmounted, but the session did not end cleanly: {}",
+                        describe(&other)
+                    ),
+                })
+            }
+        }
+    }
+
+    /// Leaves everything as it is: the mount was aborted. What was not answered is lost, which is reported.
+    pub fn abandon(&self) {
+        let (lost, out) = {
+            let mut inner = self.lock();
+            (inner.primary.queue_depth(), inner.out.take())
+        };
+        if let Some(out) = out {
+            // A writer that is gone has closed the connection already.
+            let _ = out.send(Out::Close("the primary was stopped without a clean end".into()));
+        }
+        if lost > 0 {
+            self.reporter.report(
+                What::Warning,
+                format!("{lost} operations were never answered and may be lost"),
+            );
+        }
+        self.over.send_replace(true);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // `Primary` has no panics that input can reach; a poisoned lock would only hide the first report.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands an event in, and does what it asks for.
+    fn event(self: &Arc<Self>, event: Event, runs: Runs) {
+        let deferred = {
+            let mut inner = self.lock();
+            self.step(&mut inner, event)
+        };
+        self.carry_out(deferred, runs);
+    }
+
+    fn step(&self, inner: &mut Inner, event: Event) -> VecDeque<Deferred> {
+        let mut actions = std::mem::take(&mut inner.actions);
+        inner.primary.apply(event, clock::now(), &mut actions);
+        self.run(inner, actions)
+    }
+
+    /// Does what belongs under the lock, and gives the rest.
+    fn run(&self, inner: &mut Inner, mut actions: Vec<Action>) -> VecDeque<Deferred> {
+        let mut deferred = VecDeque::new();
+        for action in actions.drain(..) {
+            match action {
+                Action::Send(message) => self.send(inner, message),
+                Action::Apply { slot, operation } => deferred.push_back(Deferred::Apply { slot, operation }),
+                Action::Reply { ticket, result } => {
+                    if let Some(to) = inner.replies.remove(&ticket) {
+                        deferred.push_back(Deferred::Reply { to, result });
+                    }
+                }
+                // Whoever submitted it gets the errno and drops what its kernel has cached of it (`fuse/`).
+                Action::Invalidate { .. } => {}
+                Action::CheckRefusal {
+                    slot,
+                    operation,
+                    refused,
+                } => {
+                    deferred.push_back(Deferred::Check {
+                        slot,
+                        operation,
+                        refused,
+                    });
+                }
+                Action::ReadBack { slot, operation } => {
+                    deferred.push_back(Deferred::ReadBack { slot, operation });
+                }
+                Action::Forgotten(inodes) => self.store.forget(&inodes),
+                Action::NoteAlone(loss) => deferred.push_back(Deferred::NoteAlone(loss)),
+                Action::Ended { with_peer } => deferred.push_back(Deferred::NoteEnded { with_peer }),
+                Action::Close { reason } => {
+                    if let Some(out) = inner.out.take() {
+                        warn!(%reason, "closing the connection to the secondary");
+                        // A writer that is gone has closed it already.
+                        let _ = out.send(Out::Close(reason));
+                    }
+                }
+                Action::Measured { round_trip, peer } => {
+                    self.wire.record(round_trip.saturating_sub(peer));
+                    self.peer.record(peer);
+                }
+                other @ (Action::InSync
+                | Action::ConnectionLost
+                | Action::Resumed { .. }
+                | Action::PeerLost(_)
+                | Action::WentAlone(_)
+                | Action::PeerNoted
+                | Action::Repairing
+                | Action::Repaired
+                | Action::DiskFailing { .. }) => self.tell(other),
+            }
+        }
+        inner.actions = actions;
+        let due = inner.primary.deadline();
+        if due.is_some_and(|due| inner.armed.is_none_or(|armed| due < armed)) {
+            inner.armed = due;
+            self.rearm.notify_one();
+        }
+        self.phase.send_if_modified(|phase| {
+            let next = inner.primary.phase();
+            let changed = *phase != next;
+            *phase = next;
+            changed
+        });
+        deferred
+    }
+
+    fn send(&self, inner: &Inner, mut message: ToSecondary) {
+        let Some(out) = &inner.out else { return };
+        if let ToSecondary::Operation {
+            operation: Operation::Bind { inode, handle, .. },
+            ..
+        } = &mut message
+            && let Some(known) = self.store.handle(*inode)
+        {
+            *handle = known;
+        }
+        if out.send(Out::Message(message)).is_err() {
+            debug!("a frame for a connection that is gone is dropped; it is sent again on the next");
+        }
+    }
+
+    fn tell(&self, action: Action) {
+        let (what, message) = match action {
+            Action::InSync => (What::InSync, "the secondary is connected and in sync".to_owned()),
+            Action::ConnectionLost => (
+                What::ConnectionLost,
+                "the connection to the secondary broke; writes wait for another".to_owned(),
+            ),
+            Action::Resumed { resent } => (
+                What::ConnectionResumed { resent },
+                format!("the session goes on; {resent} operations were sent again"),
+            ),
+            Action::PeerLost(loss) => {
+                let sequel = match self.config.on_peer_loss {
+                    OnPeerLoss::Ask => "writes wait for go-alone, or until it is heard again",
+                    OnPeerLoss::Alone => "this node goes on alone",
+                };
+                let reason = loss.kind.as_str().to_owned();
+                (
+                    What::PeerLost { reason },
+                    format!("the secondary is lost ({loss}); {sequel}"),
+                )
+            }
+            Action::WentAlone(loss) => (
+                What::WentAlone {
+                    reason: loss.kind.as_str().to_owned(),
+                },
+                format!("goes on alone ({loss}); the other copy can only join again by a full copy"),
+            ),
+            Action::PeerNoted => (
+                What::Warning,
+                "the secondary has noted durably that its copy is outdated".to_owned(),
+            ),
+            Action::Repairing => (
+                What::Repairing,
+                "this node had no room for what the secondary accepted; the secondary is led back".to_owned(),
+            ),
+            Action::Repaired => (What::Repaired, "both copies are equal again".to_owned()),
+            Action::DiskFailing { reason } => {
+                let message =
+                    format!("this node's disk fails ({reason}); the secondary has every answered write");
+                (What::DiskFailing { reason }, message)
+            }
+            // `run` gives only the above.
+            _ => return,
+        };
+        self.reporter.report(what, message);
+    }
+
+    /// Does deferred work, and what follows from it, until nothing is left.
+    fn carry_out(self: &Arc<Self>, mut deferred: VecDeque<Deferred>, runs: Runs) {
+        let mut may_block = runs == Runs::Worker;
+        while let Some(work) = deferred.pop_front() {
+            let here = match &work {
+                Deferred::Reply { .. } => true,
+                Deferred::Apply { operation, .. } => {
+                    std::mem::take(&mut may_block) || (runs == Runs::Mount && is_short(operation))
+                }
+                Deferred::Check { .. }
+                | Deferred::ReadBack { .. }
+                | Deferred::NoteAlone(_)
+                | Deferred::NoteEnded { .. } => std::mem::take(&mut may_block),
+            };
+            if here {
+                deferred.extend(self.work(work));
+                // What it led to may run here as well: this thread has nothing else to do.
+                may_block = runs == Runs::Worker;
+            } else {
+                let replicator = self.clone();
+                self.runtime.spawn_blocking(move || {
+                    let sequel = replicator.work(work);
+                    replicator.carry_out(sequel, Runs::Worker);
+                });
+            }
+        }
+    }
+
+    /// One piece of work; gives what follows from it.
+    fn work(self: &Arc<Self>, work: Deferred) -> VecDeque<Deferred> {
+        let event = match work {
+            Deferred::Reply { to, result } => {
+                to(result);
+                return VecDeque::new();
+            }
+            Deferred::Apply { slot, operation } => {
+                let began = Instant::now();
+                let outcome = self.store.apply(&operation);
+                self.local.record(began.elapsed());
+                Event::LocalDone { slot, outcome }
+            }
+            Deferred::Check {
+                slot,
+                operation,
+                refused,
+            } => Event::Checked {
+                slot,
+                refusal: self.store.refusal_like(&operation, refused),
+            },
+            Deferred::ReadBack { slot, operation } => {
+                let operations = match self.store.true_state(&operation) {
+                    Ok(operations) => operations,
+                    Err(errno) => {
+                        warn!(%errno, "cannot read this node's true state for a repair; the secondary is left behind");
+                        None
+                    }
+                };
+                Event::ReadBack { slot, operations }
+            }
+            Deferred::NoteAlone(loss) => self.note_alone(&loss),
+            Deferred::NoteEnded { with_peer } => {
+                self.note_ended(with_peer);
+                return VecDeque::new();
+            }
+        };
+        let mut inner = self.lock();
+        self.step(&mut inner, event)
+    }
+
+    /// A new generation, unless this node is on one of its own already.
+    fn note_alone(&self, loss: &Loss) -> Event {
+        let generation = match Generation::random() {
+            Ok(generation) => generation,
+            Err(error) => {
+                return Event::NoteFailed {
+                    reason: error.to_string(),
+                };
+            }
+        };
+        let noted = self.keeper.update(|record| {
+            if !record.peer_lacks_data || record.generation.is_none() {
+                record.generation = Some(generation);
+                record.peer_lacks_data = true;
+                record.note = Some(format!("goes on alone: {loss}"));
+            }
+            record.standing = Standing::UpToDate;
+        });
+        match noted {
+            Ok(record) => Event::Noted {
+                generation: record.generation.unwrap_or(generation),
+            },
+            Err(error) => Event::NoteFailed {
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    fn note_ended(&self, with_peer: bool) {
+        let alone = self.keeper.current().peer_lacks_data;
+        if (with_peer || alone)
+            && let Err(error) = self.keeper.update(|record| record.open = false)
+        {
+            self.reporter.report(
+                What::Warning,
+                format!("the clean end could not be noted: {error}"),
+            );
+        }
+        info!(with_peer, "ended cleanly");
+        if let Some(out) = self.lock().out.take() {
+            // A writer that is gone has closed the connection already.
+            let _ = out.send(Out::Close("the session has ended".into()));
+        }
+        self.over.send_replace(true);
+    }
+}
+
+/// On a thread of the mount: what takes no longer than a file system's own call.
+fn is_short(operation: &Operation) -> bool {
+    !operation.is_sync() && !matches!(operation, Operation::CopyRange { .. })
+}
+
+fn describe(phase: &Phase) -> String {
+    match phase {
+        Phase::NoSession => "no secondary has been connected".into(),
+        Phase::InSync { .. } => "the pair is in sync".into(),
+        Phase::Disconnected => "the connection to the secondary is broken".into(),
+        Phase::Deciding(loss) => format!("the secondary is lost ({loss})"),
+        Phase::Parting(loss) => format!("the record is being written ({loss})"),
+        Phase::Alone(loss) => format!("it is alone ({loss})"),
+        Phase::Failed { reason } => format!("this node's disk fails ({reason})"),
+        Phase::Ended => "it has ended".into(),
+    }
+}
+
+/// Hands `Tick` in when it is due, as long as the replicator lives.
+async fn timer(replicator: std::sync::Weak<Replicator>) {
+    loop {
+        let Some(strong) = replicator.upgrade() else {
+            return;
+        };
+        let mut over = strong.over.subscribe();
+        if *over.borrow_and_update() {
+            return;
+        }
+        let armed = strong.lock().armed;
+        let now = clock::now();
+        match armed {
+            Some(due) if due <= now => {
+                strong.lock().armed = None;
+                strong.event(Event::Tick, Runs::Task);
+                continue;
+            }
+            _ => {}
+        }
+        // Without a deadline there is nothing to wait for but a new one; the pause only bounds how long a
+        // replicator that nobody uses any more stays.
+        let pause = armed.map_or(Duration::from_secs(60), |due| due - now);
+        tokio::select! {
+            () = strong.rearm.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+            _ = over.changed() => return,
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Makes the connection to the secondary, and makes it again while the session may go on.
+
+use super::*;
+
+/// Pauses between attempts to connect again: short at first, since most breaks are.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+type Sender = link::Sender<ToSecondary>;
+type Receiver = link::Receiver<ToPrimary>;
+
+/// Why a first connection did not become a session.
+enum Unmet {
+    /// Nobody answered at any address.
+    Unreachable(String),
+    /// The secondary was reached and said no, or is not who it should be.
+    Refused(String),
+    /// It turned the `Hello` away.
+    Rejected(Rejection),
+}
+
+impl Replicator {
+    /// Opens a session with the secondary; in sync when this returns. One that goes on already is enough.
+    pub async fn connect(self: &Arc<Self>, endpoint: &Endpoint, premises: Premises) -> Result<(), Refusal> {
+        let _one_at_a_time = self.connecting.lock().await;
+        match self.view().phase {
+            Phase::NoSession => {}
+            Phase::InSync { .. } => return Ok(()),
+            Phase::Alone(_) | Phase::Parting(_) => return Err(full_copy_needed()),
+            other => {
+                return Err(Refusal {
+                    kind: RefusalKind::WrongRole,
+                    message: format!(
+                        "cannot open a new session now: {}. A session that may go on does so by itself; otherwise use \
+                         go-alone",
+                        describe(&other)
+                    ),
+                });
+            }
+        }
+        let record = self.keeper.current();
+        if record.peer_lacks_data {
+            return Err(full_copy_needed());
+        }
+        let generation = match record.generation {
+            Some(generation) => generation,
+            None => Generation::random().map_err(|error| system("make a generation", error))?,
+        };
+        let session = SessionId(random_bytes().map_err(|error| system("make a session's number", error))?);
+        let start = Start::Fresh {
+            generation,
+            clean: !record.open,
+        };
+        let met = self.meet(endpoint, &premises, session, &start).await;
+        let (sender, receiver, welcome) = met.map_err(|unmet| self.refusal(unmet))?;
+        for warning in admission::identity_warnings(&premises.identities, &welcome.identities) {
+            self.reporter.report(What::Warning, warning);
+        }
+        // Durable before the first operation of the session.
+        let keeper = self.keeper.clone();
+        let noted = tokio::task::spawn_blocking(move || {
+            keeper.update(|record| {
+                record.open = true;
+                record.generation = Some(generation);
+                record.note = None;
+            })
+        });
+        noted
+            .await
+            .map_err(|error| system("write the record", error))?
+            .map_err(|error| system("write the record", error))?;
+        let connection = self.connected(sender, session, welcome);
+        tokio::spawn(
+            self.clone()
+                .keep(connection, receiver, endpoint.clone(), premises),
+        );
+        Ok(())
+    }
+
+    fn refusal(&self, unmet: Unmet) -> Refusal {
+        let peer = &self.config.peer.node;
+        match unmet {
+            Unmet::Unreachable(reason) => Refusal {
+                kind: RefusalKind::PeerUnreachable,
+                message: format!(
+                    "cannot reach {peer}: {reason}. Is skfs running there, and UDP open between the nodes?"
+                ),
+            },
+            Unmet::Refused(reason) => {
+                self.reporter.report(
+                    What::PeerRefused {
+                        reason: reason.clone(),
+                    },
+                    reason.clone(),
+                );
+                Refusal {
+                    kind: RefusalKind::PeerRefused,
+                    message: format!("no connection to {peer}: {reason}"),
+                }
+            }
+            Unmet::Rejected(rejection) => Refusal {
+                kind: match rejection {
+                    Rejection::FullCopyNeeded(_) => RefusalKind::FullCopyNeeded,
+                    _ => RefusalKind::PeerRefused,
+                },
+                message: format!("{peer} refuses the session: {rejection}"),
+            },
+        }
+    }
+
+    /// Hands a welcomed connection in; gives its number.
+    fn connected(self: &Arc<Self>, sender: Sender, session: SessionId, welcome: Welcome) -> u64 {
+        let (out, queue) = mpsc::unbounded_channel();
+        self.runtime.spawn(write(sender, queue));
+        let (connection, deferred) = {
+            let mut inner = self.lock();
+            inner.connection += 1;
+            inner.out = Some(out);
+            let deferred = self.step(&mut inner, Event::Connected { session, welcome });
+            (inner.connection, deferred)
+        };
+        self.carry_out(deferred, Runs::Task);
+        connection
+    }
+
+    /// Reads the connection, and makes a new one whenever it breaks, as long as the session may go on.
+    async fn keep(
+        self: Arc<Self>,
+        mut connection: u64,
+        mut receiver: Receiver,
+        endpoint: Endpoint,
+        premises: Premises,
+    ) {
+        loop {
+            let reason = self.read(connection, &mut receiver).await;
+            if *self.over.borrow() {
+                return;
+            }
+            info!(%reason, "the connection to the secondary ended");
+            self.link_lost(connection);
+            match self.reconnect(&endpoint, &premises).await {
+                Some((next, next_receiver)) => (connection, receiver) = (next, next_receiver),
+                None => return,
+            }
+        }
+    }
+
+    /// Hands frames in until the connection ends; gives the reason.
+    async fn read(self: &Arc<Self>, connection: u64, receiver: &mut Receiver) -> String {
+        let mut over = self.over.subscribe();
+        let mut batch = Vec::new();
+        loop {
+            let more = tokio::select! {
+                more = receiver.next_batch(&mut batch) => more,
+                _ = over.wait_for(|over| *over) => return "the session is over".into(),
+            };
+            match more {
+                Ok(true) => {}
+                Ok(false) => return "the secondary closed it".into(),
+                Err(error) => return error.to_string(),
+            }
+            let mut deferred = VecDeque::new();
+            {
+                let mut inner = self.lock();
+                if inner.connection != connection {
+                    return "another connection took its place".into();
+                }
+                for message in batch.drain(..) {
+                    deferred.extend(self.step(&mut inner, Event::Received(message)));
+                }
+            }
+            self.carry_out(deferred, Runs::Task);
+        }
+    }
+
+    fn link_lost(self: &Arc<Self>, connection: u64) {
+        let deferred = {
+            let mut inner = self.lock();
+            if inner.connection != connection {
+                return;
+            }
+            inner.out = None;
+            self.step(&mut inner, Event::LinkLost)
+        };
+        self.carry_out(deferred, Runs::Task);
+    }
+
+    /// Tries every address in turn until the session goes on, or must not any more.
+    async fn reconnect(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        premises: &Premises,
+    ) -> Option<(u64, Receiver)> {
+        let mut over = self.over.subscribe();
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let (session, confirmed) = self.lock().primary.resumable()?;
+            let start = Start::Resume { confirmed };
+            let met = tokio::select! {
+                met = self.meet(endpoint, premises, session, &start) => met,
+                _ = over.wait_for(|over| *over) => return None,
+            };
+            match met {
+                Ok((sender, receiver, welcome)) => {
+                    let connection = self.connected(sender, session, welcome);
+                    return Some((connection, receiver));
+                }
+                Err(Unmet::Rejected(rejection)) => {
+                    info!(%rejection, "the secondary does not go on with the session");
+                    self.event(Event::Rejected(rejection), Runs::Task);
+                }
+                Err(Unmet::Unreachable(reason) | Unmet::Refused(reason)) => {
+                    debug!(%reason, "not connected again yet");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = over.wait_for(|over| *over) => return None,
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// One attempt at each address of the peer, until one answers.
+    async fn meet(
+        &self,
+        endpoint: &Endpoint,
+        premises: &Premises,
+        session: SessionId,
+        start: &Start,
+    ) -> Result<(Sender, Receiver, Welcome), Unmet> {
+        let mut unreachable = Vec::new();
+        for address in &self.config.peer.addresses {
+            match self.meet_at(*address, endpoint, premises, session, start).await {
+                Err(Unmet::Unreachable(reason)) => unreachable.push(format!("{address}: {reason}")),
+                other => return other,
+            }
+        }
+        Err(Unmet::Unreachable(unreachable.join("; ")))
+    }
+
+    async fn meet_at(
+        &self,
+        address: SocketAddr,
+        endpoint: &Endpoint,
+        premises: &Premises,
+        session: SessionId,
+        start: &Start,
+    ) -> Result<(Sender, Receiver, Welcome), Unmet> {
+        let connection = endpoint.connect(address).await.map_err(|error| match error {
+            LinkError::Refused { .. } | LinkError::RefusedByPeer { .. } | LinkError::Wire { .. } => {
+                Unmet::Refused(error.to_string())
+            }
+            other => Unmet::Unreachable(other.to_string()),
+        })?;
+        let (mut sender, mut receiver) = connection.split::<ToSecondary, ToPrimary>();
+        let hello = ToSecondary::Hello(Hello {
+            module: self.config.module.clone(),
+            node: self.config.node.clone(),
+            session,
+            start: start.clone(),
+            directories: premises.offers.clone(),
+            identities: premises.identities.clone(),
+        });
+        let unreachable = |reason: String| Unmet::Unreachable(reason);
+        let encoded = hello
+            .encode()
+            .map_err(|error| Unmet::Refused(error.to_string()))?;
+        sender
+            .send([encoded])
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        let answer = tokio::time::timeout(self.config.peer_stall, receiver.next())
+            .await
+            .map_err(|_| unreachable("it does not answer the first message".into()))?
+            .map_err(|error| unreachable(error.to_string()))?;
+        match answer {
+            Some(ToPrimary::Welcome(welcome)) if welcome.node == self.config.peer.node => {
+                Ok((sender, receiver, welcome))
+            }
+            Some(ToPrimary::Welcome(welcome)) => Err(Unmet::Refused(format!(
+                "the node at {address} says it is {}, not {}",
+                welcome.node, self.config.peer.node
+            ))),
+            Some(ToPrimary::Reject(rejection)) => Err(Unmet::Rejected(rejection)),
+            Some(_) => Err(Unmet::Refused(
+                "its first frame is neither Welcome nor Reject".into(),
+            )),
+            None => Err(unreachable("it closed the connection without an answer".into())),
+        }
+    }
+}
+
+fn full_copy_needed() -> Refusal {
+    Refusal {
+        kind: RefusalKind::FullCopyNeeded,
+        message: "this node has taken writes without its peer; joining needs a full copy of the other node, which is \
+                  not built yet. To begin anew with what is here: stop both, make the other node's directory a copy \
+                  of this one's, and remove both state directories"
+            .into(),
+    }
+}
+
+fn system(attempt: &str, error: impl std::fmt::Display) -> Refusal {
+    Refusal {
+        kind: RefusalKind::System,
+        message: format!("cannot {attempt}: {error}"),
+    }
+}
+
+/// Sends what is queued, in batches, until told to close or the queue is dropped.
+async fn write(mut sender: Sender, mut queue: mpsc::UnboundedReceiver<Out>) {
+    let mut close = None;
+    while close.is_none() {
+        let Some(first) = queue.recv().await else { break };
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(out) = next {
+            match out {
+                Out::Message(message) => match message.encode() {
+                    Ok(encoded) => batch.push(encoded),
+                    Err(error) => {
+                        // A message over its own limits is a mistake in this program. Without its frame the order
+                        // has a gap, which the secondary refuses; so the connection ends here.
+                        error!(%error, "an operation cannot be sent");
+                        close = Some(error.to_string());
+                        break;
+                    }
+                },
+                Out::Close(reason) => {
+                    close = Some(reason);
+                    break;
+                }
+            }
+            next = queue.try_recv().ok();
+        }
+        if let Err(error) = sender.send(batch).await {
+            debug!(%error, "cannot send to the secondary");
+            return;
+        }
+    }
+    if let Err(error) = sender.finish().await {
+        debug!(%error, ?close, "the connection to the secondary did not end in good order");
+    }
+}
