@@ -1,0 +1,81 @@
+//! Where labs are kept on disk, and which there are.
+
+use crate::error::{Attempt, Result, refused};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Overrides the place where all labs are kept.
+pub const BASE_VARIABLE: &str = "SIDEKICK_LAB_DIRECTORY";
+
+/// Not below `/run` or `/tmp`: the hosts' disks live here, and a tmpfs is no ext4.
+const BASE: &str = "/var/lib/sidekick-lab";
+
+/// Names become parts of paths and of interface names, which have 15 bytes, `to-` included.
+const NAME_BYTES_MAX: usize = 12;
+
+/// The directory that holds one directory per lab.
+pub fn base() -> PathBuf {
+    std::env::var_os(BASE_VARIABLE).map_or_else(|| BASE.into(), PathBuf::from)
+}
+
+/// The directory of one lab, whether it exists or not.
+///
+/// # Errors
+/// When the name cannot be one.
+pub fn of_lab(name: &str) -> Result<PathBuf> {
+    check_name("lab", name, 40)?;
+    Ok(base().join(name))
+}
+
+/// The names of all labs that have a directory.
+pub fn all_labs() -> Result<Vec<String>> {
+    let base = base();
+    let entries = match fs::read_dir(&base) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).on("list", &base),
+    };
+    let mut names: Vec<_> = entries
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Refuses what cannot be the name of a host.
+pub fn check_host_name(name: &str) -> Result<()> {
+    check_name("host", name, NAME_BYTES_MAX)
+}
+
+fn check_name(kind: &str, name: &str, bytes_max: usize) -> Result<()> {
+    let fits = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.len() <= bytes_max
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if fits {
+        return Ok(());
+    }
+    refused(format!(
+        "{name:?} cannot be the name of a {kind}: use 1 to {bytes_max} letters, digits or '-'"
+    ))
+}
+
+/// The path of a directory to be mirrored as everybody writes it.
+///
+/// # Errors
+/// When it is not absolute, has `.` or `..`, or is the root.
+pub fn plain(dir: &Path) -> Result<PathBuf> {
+    use std::path::Component;
+    let parts: PathBuf = dir.components().collect();
+    let is_plain = dir.is_absolute()
+        && parts.parent().is_some()
+        && parts
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if is_plain {
+        return Ok(parts);
+    }
+    refused(format!("{} is not an absolute path without '..'", dir.display()))
+}

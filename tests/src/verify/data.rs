@@ -1,0 +1,120 @@
+//! The data and the holes of two files.
+
+use crate::error::{Attempt, Result};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use std::path::Path;
+
+const PIECE_BYTES: usize = 1 << 20;
+
+/// A range that is data, not hole.
+type Extent = (u64, u64);
+
+/// Compares two files of equal size; gives the number of bytes read on each side, and what differs.
+pub(super) fn compare(
+    first: &OwnedFd,
+    second: &OwnedFd,
+    size: u64,
+    path: &Path,
+) -> Result<(u64, Vec<String>)> {
+    let mut found = Vec::new();
+    let (map, other_map) = (data_map(first, size, path)?, data_map(second, size, path)?);
+    if map != other_map {
+        found.push(format!(
+            "holes: data at {} and {}",
+            shown(&map),
+            shown(&other_map)
+        ));
+    }
+    let mut compared = 0;
+    let (mut buffer, mut other_buffer) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
+    // Holes of both read as zeroes: only what is data on a side can differ.
+    for (start, end) in union(&map, &other_map) {
+        let mut offset = start;
+        while offset < end {
+            let length = PIECE_BYTES.min((end - offset) as usize);
+            read(first.as_fd(), &mut buffer[..length], offset, path)?;
+            read(second.as_fd(), &mut other_buffer[..length], offset, path)?;
+            if let Some(place) = (0..length).find(|&place| buffer[place] != other_buffer[place]) {
+                let (one, other) = (buffer[place], other_buffer[place]);
+                let at = offset + place as u64;
+                found.push(format!("data from byte {at}: {one:#04x} and {other:#04x}"));
+                return Ok((compared, found));
+            }
+            compared += length as u64;
+            offset += length as u64;
+        }
+    }
+    Ok((compared, found))
+}
+
+/// Fills the buffer; what is behind the end of the file stays zero (a file may shrink while it is read).
+fn read(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64, path: &Path) -> Result<()> {
+    buffer.fill(0);
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match rustix::io::pread(file, &mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => return Ok(()),
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).on("read", path),
+        }
+    }
+    Ok(())
+}
+
+fn data_map(file: &OwnedFd, size: u64, path: &Path) -> Result<Vec<Extent>> {
+    let mut map = Vec::new();
+    let mut offset = 0;
+    while offset < size {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break, // a hole up to the end
+            Err(error) => return Err(error).on("look for data in", path),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start)).on("look for holes in", path)?;
+        map.push((start, end));
+        offset = end;
+    }
+    Ok(map)
+}
+
+fn union(first: &[Extent], second: &[Extent]) -> Vec<Extent> {
+    let mut all: Vec<Extent> = first.iter().chain(second).copied().collect();
+    all.sort_unstable();
+    let mut joined: Vec<Extent> = Vec::new();
+    for (start, end) in all {
+        match joined.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            _ => joined.push((start, end)),
+        }
+    }
+    joined
+}
+
+fn shown(map: &[Extent]) -> String {
+    const SHOWN_MAX: usize = 8;
+    let mut text: Vec<_> = map
+        .iter()
+        .take(SHOWN_MAX)
+        .map(|(start, end)| format!("{start}..{end}"))
+        .collect();
+    if map.len() > SHOWN_MAX {
+        text.push(format!("and {} more", map.len() - SHOWN_MAX));
+    }
+    format!("[{}]", text.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_of_both_sides_are_joined() {
+        assert_eq!(
+            union(&[(0, 4), (8, 12)], &[(4, 6), (9, 10), (20, 21)]),
+            [(0, 6), (8, 12), (20, 21)]
+        );
+    }
+}
