@@ -59,8 +59,9 @@ impl Store {
     }
 }
 
-/// `posix_acl_create` and `posix_acl_create_masq` of fs/posix_acl.c. `None` when `default` is no ACL.
-fn inherit(default: &[u8], directory: bool, mode: u32) -> Option<Inherited> {
+/// What a node made with `mode` gets from its parent's `default` ACL, as `posix_acl_create` and
+/// `posix_acl_create_masq` of fs/posix_acl.c work it out. `None` when `default` is no ACL.
+pub fn inherit(default: &[u8], directory: bool, mode: u32) -> Option<Inherited> {
     let mut entries = decode(default)?;
     let mut rights = mode & 0o777;
     let mut extended = false;

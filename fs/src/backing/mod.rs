@@ -26,7 +26,7 @@ mod written;
 #[cfg(test)]
 mod tests;
 
-pub use acl::Inherited;
+pub use acl::{Inherited, inherit};
 pub use error::BackingError;
 pub use open::Access;
 pub use read::{Directory, Entry, Sought};

@@ -53,7 +53,15 @@ pub fn mounts() -> Result<Vec<Mount>, MountError> {
         path: TABLE.into(),
         source,
     })?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
+    Ok(parse(&table))
+}
+
+/// The mounts in a table of this format, in its order.
+pub fn parse(table: &[u8]) -> Vec<Mount> {
+    table
+        .split(|byte| *byte == b'\n')
+        .filter_map(parse_line)
+        .collect()
 }
 
 /// The mount that a path walk to `dir` ends on, when one is attached exactly there.
@@ -66,7 +74,7 @@ pub fn top_at<'a>(dir: &Path, mounts: &'a [Mount]) -> Option<&'a Mount> {
 }
 
 /// A line that does not parse is left out: it is none of ours, and the kernel's format only grows.
-fn parse(line: &[u8]) -> Option<Mount> {
+fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
@@ -134,7 +142,7 @@ mod tests {
     fn a_line_with_optional_fields_and_escapes_is_read() {
         let line =
             b"36 35 0:44 / /mnt/with\\040space rw,noatime shared:1 master:2 - fuse.sidekick sidekick:db rw";
-        let mount = parse(line).expect("a well-formed line");
+        let mount = parse_line(line).expect("a well-formed line");
         assert_eq!(mount.point, Path::new("/mnt/with space"));
         assert_eq!(mount.device, Device { major: 0, minor: 44 });
         assert_eq!(
@@ -147,7 +155,7 @@ mod tests {
     #[test]
     fn the_top_of_a_stack_is_the_mount_nobody_is_attached_to() {
         let line = |id: u64, parent: u64| {
-            parse(format!("{id} {parent} 0:{id} / /data ro - ext4 /dev/vda rw").as_bytes())
+            parse_line(format!("{id} {parent} 0:{id} / /data ro - ext4 /dev/vda rw").as_bytes())
                 .expect("well-formed")
         };
         let table = [line(30, 29), line(20, 1), line(29, 20)];
@@ -158,7 +166,7 @@ mod tests {
     #[test]
     fn nonsense_is_left_out() {
         for line in [&b""[..], b"x", b"1 2 3 / / rw", b"1 2 0:x / / rw - a b c"] {
-            assert_eq!(parse(line), None);
+            assert_eq!(parse_line(line), None);
         }
     }
 }

@@ -20,10 +20,12 @@ const MAGIC: [u8; 4] = *b"SKFS";
 pub const PREAMBLE_BYTES: usize = 8;
 /// Bytes before a frame's body: its length.
 const LENGTH_BYTES: usize = 4;
-/// Longest body of a frame to the secondary: a full write and room for its head.
-pub const TO_SECONDARY_BYTES_MAX: usize = WRITE_BYTES_MAX + (64 << 10);
-/// Longest body of a frame to the primary: a welcome with every list full, about 3.7 MB, and some room.
-pub const TO_PRIMARY_BYTES_MAX: usize = 4 << 20;
+/// Longest body of a frame to the secondary: a full write and room for its head, and a hello with every list
+/// full, about 2.5 MB.
+pub const TO_SECONDARY_BYTES_MAX: usize = WRITE_BYTES_MAX + (2 << 20);
+/// Longest body of a frame to the primary: a welcome with every list full, about 25 MB, and some room. Only a
+/// peer that has proved itself can send one, and memory is taken for what has arrived only.
+pub const TO_PRIMARY_BYTES_MAX: usize = 32 << 20;
 
 /// The body is one byte of this and a postcard message.
 const KIND_MESSAGE: u8 = 0;

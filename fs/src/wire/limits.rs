@@ -13,22 +13,22 @@ use crate::operation::{
 };
 
 /// Most handles in the `introduced` list of one [`ToSecondary::Operation`].
-pub const INTRODUCED_MAX: usize = 256;
+pub const INTRODUCED_MAX: usize = 4096;
 /// Most inodes in one [`ToSecondary::Forget`].
 pub const FORGET_MAX: usize = 65_536;
 /// Most answers in one message. A welcome repeats every unconfirmed answer, so this also bounds how many
 /// operations a primary may have numbered and not confirmed.
-pub const ANSWERS_MAX: usize = 16_384;
+pub const ANSWERS_MAX: usize = 1 << 17;
 /// Most numbers in [`Welcome::received`].
-pub const RECEIVED_MAX: usize = 16_384;
+pub const RECEIVED_MAX: usize = 1 << 16;
 /// Most entries of [`ToPrimary::Pong`].
 pub const RUNNING_MAX: usize = 64;
 /// Most replicated directories in one module.
 pub const DIRECTORIES_MAX: usize = 64;
 /// Most users, and most groups, in [`Identities`].
 pub const IDENTITIES_MAX: usize = 4096;
-/// Longest name of a user or group in [`Identities`], in bytes. Longer ones are left out by the sender.
-pub const IDENTITY_BYTES_MAX: usize = 64;
+/// Longest name of a user or group in [`Identities`], in bytes (`LOGIN_NAME_MAX`).
+pub const IDENTITY_BYTES_MAX: usize = 256;
 /// Longest name of a module or node in bytes (`config.rs` has the same limit).
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Longest path in a message in bytes (`PATH_MAX`).

@@ -375,6 +375,13 @@ fn full_identities() -> Identities {
 }
 
 #[test]
+fn a_secondary_keeps_no_more_than_one_welcome_can_say() {
+    use crate::session::secondary;
+    const { assert!(secondary::ANSWERS_MAX <= ANSWERS_MAX) };
+    const { assert!(secondary::QUEUED_OPERATIONS_MAX <= RECEIVED_MAX) };
+}
+
+#[test]
 fn messages_with_every_list_full_fit_their_frames() {
     let last = Number(u64::MAX - 1);
     let applied = Applied {
