@@ -73,7 +73,7 @@ fn try_scratch(scratch: &Opened) -> Result<Abilities> {
 }
 
 /// Our own directory, made when it is absent, without a trace in the root's `mtime`.
-fn reserved_directory(root: &Root) -> Result<Opened> {
+pub(super) fn reserved_directory(root: &Root) -> Result<Opened> {
     let top = root.node();
     let before = top.status()?;
     match rustix::fs::mkdirat(top.fd(), RESERVED, Mode::RWXU) {

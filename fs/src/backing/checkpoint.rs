@@ -119,3 +119,27 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::{Operation, Outcome};
+    use rustix::fs::{Mode, OFlags};
+
+    #[test]
+    fn a_failed_sync_that_nobody_asked_for_is_reported_once_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = rustix::fs::open(dir.path(), OFlags::PATH, Mode::empty()).unwrap();
+        let store = Store::new(vec![root]).unwrap();
+        let sync = Operation::Sync {
+            inode: InodeId::root(0),
+            data_only: false,
+        };
+        for asked in [sync, Operation::Checkpoint] {
+            let errno = Errno::from(rustix::io::Errno::IO);
+            *lock(&store.durable.fault) = Some(errno);
+            assert_eq!(store.apply(&asked), Outcome::Failed(errno));
+            assert!(matches!(store.apply(&asked), Outcome::Applied(_)));
+        }
+    }
+}

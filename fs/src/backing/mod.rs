@@ -2,7 +2,8 @@
 //!
 //! [`Store`] is what others use. In reading order: how an inode is found again ([`handle`], [`inodes`]), which
 //! descriptors are open ([`open`], [`written`]), what can be asked of one node ([`node`], [`read`]), what can
-//! be done to it ([`apply`], [`entries`], [`data`]), and what is said about failures ([`refusal`], [`repair`]).
+//! be done to it ([`apply`], [`entries`], [`data`]), and what is said about failures ([`refusal`], [`room`],
+//! [`repair`]).
 
 mod abilities;
 mod acl;
@@ -19,6 +20,7 @@ mod open;
 mod read;
 mod refusal;
 mod repair;
+mod room;
 mod store;
 mod walk;
 mod written;

@@ -44,9 +44,11 @@ impl Opened {
 
     /// Opens the node again for more. Devices, FIFOs and sockets are never opened: that could block, or act.
     pub(super) fn reopen(&self, access: Access) -> Result<Opened> {
+        if access == Access::Path {
+            return Ok(self.clone());
+        }
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&self.descriptor)?.st_mode);
         let descriptor = match (kind, access) {
-            (_, Access::Path) => return Ok(self.clone()),
             (FileType::Directory, Access::Read) => open_directory(&self.descriptor)?,
             (FileType::Directory, Access::Write) => return Err(Errno::ISDIR),
             (FileType::RegularFile, Access::Read) => self.open_proc(OFlags::RDONLY)?,

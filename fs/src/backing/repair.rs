@@ -1,66 +1,28 @@
 //! What the primary finds out about itself when the secondary and it disagree about room: whether it would refuse
 //! too, and what its true state is.
 
-use super::open::Access;
 use super::read::Sought;
+use super::room::is_room;
 use super::store::Store;
 use crate::operation::{
     Attributes, Errno, FallocateMode, InodeId, Operation, Timestamp, WRITE_BYTES_MAX, XattrMode,
 };
 use crate::session::repair::undo_name_operation;
-use rustix::fs::{FallocateFlags, Stat};
+use rustix::fs::Stat;
 use rustix::io::Errno as System;
 
 /// Most bytes that a repair reads and ships. Beyond it the secondary is left behind: the application would wait
 /// longer than for a decision.
 const REPAIR_BYTES_MAX: u64 = 64 << 20;
-/// Blocks that must be free for a name, an attribute or a directory's growth to count as having room.
-const SPARE_BLOCKS: u64 = 8;
 
 impl Store {
     /// Whether this node would refuse `operation` as the secondary did, with `refused`. Changes no content: for
     /// room, blocks may be reserved where the operation would need them.
     pub fn refusal_like(&self, operation: &Operation, refused: Errno) -> Option<Errno> {
-        let is_room = [System::NOSPC, System::DQUOT, System::TOOBIG]
-            .iter()
-            .any(|errno| Errno::from(*errno) == refused);
-        if !is_room {
+        if !is_room(refused) {
             return self.would_refuse(operation);
         }
-        match operation {
-            Operation::Write {
-                inode, offset, data, ..
-            } => self.no_room_for(*inode, *offset, data.len() as u64),
-            Operation::Fallocate {
-                inode,
-                offset,
-                length,
-                mode: FallocateMode::Allocate | FallocateMode::AllocateKeepSize,
-                ..
-            } => self.no_room_for(*inode, *offset, *length),
-            Operation::CopyRange {
-                target,
-                target_offset,
-                length,
-                ..
-            } => self.no_room_for(*target, *target_offset, *length),
-            other => {
-                let first = other.touches().first().copied()?;
-                let space = self.space(first).ok()?;
-                let full = space.f_bfree < SPARE_BLOCKS || space.f_ffree == 0;
-                full.then_some(refused)
-            }
-        }
-    }
-
-    /// Reserves blocks beyond or within the file without changing its size or content.
-    fn no_room_for(&self, inode: InodeId, offset: u64, length: u64) -> Option<Errno> {
-        let file = self.file(inode, Access::Write).ok()?;
-        match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, offset, length) {
-            Ok(()) => None,
-            Err(errno @ (System::NOSPC | System::DQUOT | System::FBIG)) => Some(errno.into()),
-            Err(_) => None,
-        }
+        self.lacks_room(operation)
     }
 
     /// The operations that make the other copy what this one is, in everything that `operation` may have changed

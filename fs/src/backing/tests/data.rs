@@ -299,6 +299,20 @@ fn a_full_disk_refuses_and_leaves_everything_as_it_was() {
         while let Outcome::Applied(applied) = scratch.store.apply(&write(filler, offset, &chunk[..4096])) {
             offset += applied.length;
         }
+        assert_eq!(
+            scratch.store.lacks_room(&write(kept, 0, b"here")),
+            None,
+            "written over"
+        );
+        assert_eq!(
+            scratch.store.lacks_room(&write(kept, 4096, &chunk[..8192])),
+            Some(errno(E::NOSPC))
+        );
+        let create = scratch.create_operation(ROOT, "directory", NodeKind::Directory, 0o755);
+        assert_eq!(
+            scratch.store.lacks_room(&Operation::Create(create)),
+            Some(errno(E::NOSPC))
+        );
         let more = write(kept, 4096, &chunk[..8192]);
         assert_eq!(scratch.store.apply(&more), Outcome::Refused(errno(E::NOSPC)));
         for (inode, size) in [(inode, 7), (kept, 4096)] {

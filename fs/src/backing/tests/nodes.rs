@@ -138,6 +138,32 @@ fn extended_attributes_work_on_every_kind_of_node() {
 }
 
 #[test]
+fn an_inode_full_of_attributes_has_no_room_and_another_has() {
+    let scratch = Scratch::new();
+    for inode in [scratch.file("file", b""), scratch.directory(ROOT, "directory")] {
+        let attempt = |n: usize| set_xattr(inode, &format!("user.number-{n}"), &[1; 900], XattrMode::Set);
+        let full = (0..100).find(|n| {
+            let foreseen = scratch.store.lacks_room(&attempt(*n));
+            match scratch.store.apply(&attempt(*n)) {
+                Outcome::Applied(_) => assert_eq!(foreseen, None),
+                Outcome::Refused(reason) => assert_eq!(foreseen, Some(reason)),
+                other => panic!("{other:?}"),
+            }
+            foreseen.is_some()
+        });
+        assert!(
+            full.is_some(),
+            "ext4 without ea_inode holds one block of attributes"
+        );
+    }
+    let ours = std::fs::read_dir(scratch.path(".sidekick")).unwrap();
+    assert_eq!(ours.count(), 0, "scratch nodes are gone");
+    let other = scratch.file("other", b"");
+    let operation = set_xattr(other, "user.x", &[1; 900], XattrMode::Set);
+    assert_eq!(scratch.store.lacks_room(&operation), None);
+}
+
+#[test]
 fn a_dropped_capability_is_gone_and_may_be_absent() {
     let scratch = Scratch::new();
     let inode = scratch.file("file", b"");
