@@ -53,6 +53,8 @@ pub(super) enum Stage {
     Checking(Errno),
     /// This node would not refuse: waits for the parting, in its turn.
     Disagreed,
+    /// This node refused what the secondary has: waits for the parting, to answer with this.
+    Denied(Errno),
     /// A sync or checkpoint, which runs on both nodes at once.
     Both { here: Half, there: Half },
 }

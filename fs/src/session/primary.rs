@@ -28,7 +28,7 @@ use super::names::{LookupTicket, Names, Raced};
 use super::parked::Parked;
 use super::pending::{Half, InKernel, Pending, Stage, Submitted, entries};
 pub use super::pending::{Slot, Ticket};
-use super::repair::{Kind, Settling};
+use super::repair::Settling;
 use super::stream::{Sent, Stream};
 use crate::config::OnPeerLoss;
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation, Outcome};
@@ -160,7 +160,7 @@ pub enum Action {
         /// With what.
         refused: Errno,
     },
-    /// The secondary applied this and this node had no room: read the true state here of what it changes, then say
+    /// The secondary applied this and this node had no room (or copied, with success, from where it had none): read the true state here of what it changes, then say
     /// [`Event::ReadBack`] with the operations that make the secondary the same. Nothing else touches its inodes
     /// meanwhile. Name operations: [`super::repair::undo_name_operation`].
     ReadBack {
@@ -457,8 +457,7 @@ impl Primary {
     }
 
     fn is_repairing(&self) -> bool {
-        let repair = |settling: &Settling| matches!(settling.kind, Kind::Repair { .. });
-        self.settling.iter().any(repair)
+        self.settling.iter().any(Settling::is_repair)
     }
 
     fn submit(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {

@@ -5,7 +5,9 @@
 
 use super::names::Change;
 use super::pending::{Slot, Submitted};
-use crate::operation::{Errno, NodeKind, Operation, Rename, RenameMode, Timestamp, Touched, Unlink, Victim};
+use crate::operation::{
+    Applied, Errno, NodeKind, Operation, Rename, RenameMode, Timestamp, Touched, Unlink, Victim,
+};
 use std::time::Duration;
 
 /// An operation that is sorted out off the lanes: its inodes are held, and it goes on once nothing numbered touches
@@ -18,13 +20,19 @@ pub(super) struct Settling {
     pub(super) kind: Kind,
 }
 
+impl Settling {
+    pub(super) fn is_repair(&self) -> bool {
+        matches!(self.kind, Kind::Repair { .. })
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Kind {
     /// The secondary did not know an inode: bind and send again.
     Rebind,
-    /// The primary had no room.
+    /// The primary had no room, or copied from where it had none. `result` is for the application.
     Repair {
-        errno: Errno,
+        result: Result<Applied, Errno>,
         change: Option<Box<Change>>,
         since: Duration,
         step: Step,
@@ -41,11 +49,10 @@ pub(super) enum Step {
     Shipped(usize),
 }
 
-/// The operation that undoes a name operation, given the true `mtime` of its directories on the primary: of the
-/// one that gets the name (or loses it, for an unlink) and of a rename's source. None when what is gone cannot come
+/// The operation that undoes a name operation, given the true `mtime` of its directory on the primary. None when what is gone cannot come
 /// back by one operation, or the operation is not about names.
 ///
-/// A rename within or between directories carries one time for both; give that of the directory changed last.
+/// A rename carries one time for both directories: send the `mtime` of each after it, as `SetAttributes`.
 pub fn undo_name_operation(operation: &Operation, time: Timestamp) -> Option<Operation> {
     match operation {
         Operation::Create(create) => Some(Operation::Unlink(Unlink {

@@ -284,6 +284,17 @@ impl Secondary {
         }
     }
 
+    /// True when this copy is what it was before the present session, if there is one: none of its operations was
+    /// received. The driver, which checks that two copies are equal before a fresh start, may then go by what its
+    /// record said before, although that says "open" by now: the primary missed the first `Welcome`.
+    pub fn is_untouched(&self) -> bool {
+        match &self.state {
+            State::Idle | State::Opening { .. } | State::Ended { .. } => true,
+            State::Serving(session) => session.last == Number(0),
+            State::Draining { .. } | State::Closing { .. } => false,
+        }
+    }
+
     /// Operations received and not ended.
     pub fn queue_depth(&self) -> usize {
         match &self.state {
@@ -317,7 +328,9 @@ impl Secondary {
                 self.state = State::Opening { session: id };
                 actions.push(Action::NoteOpen);
             }
-            (State::Serving(session), Start::Fresh { .. }) if session.id != id => {
+            (State::Serving(session), Start::Fresh { .. })
+                if session.id != id || session.last == Number(0) =>
+            {
                 self.end_session(Over::Replaced, actions);
                 match &mut self.state {
                     State::Draining { .. } => actions.push(Action::Refuse(Rejection::StillRunning)),
@@ -356,7 +369,7 @@ impl Secondary {
             (State::Draining { .. } | State::Opening { .. } | State::Closing { .. }, _) => {
                 actions.push(Action::Refuse(Rejection::StillRunning));
             }
-            // A session's number is random and made anew for each fresh start: this is a repeated first frame.
+            // A session's name is made anew for each fresh start, so this one is going on already.
             (State::Serving(_), Start::Fresh { .. })
             | (State::Idle | State::Serving(_) | State::Ended { .. }, Start::Resume { .. }) => {
                 actions.push(Action::Refuse(Rejection::UnknownSession));

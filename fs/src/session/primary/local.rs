@@ -53,6 +53,7 @@ impl Primary {
             | Stage::Refused(_)
             | Stage::NotBound
             | Stage::Disagreed
+            | Stage::Denied(_)
             | Stage::Applying { .. }
             | Stage::Checking(_)
             | Stage::Both { .. } => return,
@@ -101,6 +102,7 @@ impl Primary {
             | Stage::NotBound
             | Stage::Checking(_)
             | Stage::Disagreed
+            | Stage::Denied(_)
             | Stage::Both { .. } => {}
         }
     }
@@ -125,7 +127,11 @@ impl Primary {
                     let operation = operation.clone();
                     self.introduce(&operation, applied.handle.as_ref());
                 }
-                self.finish(slot, Ok(applied), actions);
+                if accepted && !alone && self.copied_from_a_repair(slot) {
+                    self.begin_repair(slot, Ok(applied), now, actions);
+                } else {
+                    self.finish(slot, Ok(applied), actions);
+                }
                 return;
             }
             Outcome::Applied(_) => Errno(rustix::io::Errno::IO.raw_os_error()),
@@ -141,26 +147,59 @@ impl Primary {
             }
             self.finish(slot, Err(errno), actions);
         } else if accepted && is_full(errno) {
-            let change = self
-                .pending
-                .get_mut(&slot)
-                .and_then(|pending| pending.change.take());
-            let first = !self.is_repairing();
-            let kind = Kind::Repair {
-                errno,
-                change,
-                since: now,
-                step: Step::Settle,
-            };
-            self.set_aside(slot, kind);
-            if first {
-                actions.push(Action::Repairing);
+            self.begin_repair(slot, Err(errno), now, actions);
+        } else if accepted && is_about_names(errno) {
+            let what = describe(operation);
+            if let Some(pending) = self.pending.get_mut(&slot) {
+                pending.stage = Stage::Denied(errno);
             }
+            let detail = format!("the secondary applied {what}, this node refuses it: {errno}");
+            self.lose(LossKind::Differs, detail, actions);
         } else if accepted || broken {
             let reason = format!("{}: {errno} ({outcome:?})", describe(operation));
             self.fail(reason, actions);
         } else {
             self.finish(slot, Err(errno), actions);
+        }
+    }
+
+    /// True for a copy out of a file that is under repair: the secondary copied what this node had no room for.
+    fn copied_from_a_repair(&self, slot: Slot) -> bool {
+        let source = match self
+            .pending
+            .get(&slot)
+            .map(|pending| &pending.submitted.operation)
+        {
+            Some(Operation::CopyRange { source, .. }) => *source,
+            Some(_) | None => return false,
+        };
+        let repairs = self.settling.iter().filter(|settling| settling.is_repair());
+        repairs
+            .flat_map(|settling| settling.touched.iter())
+            .any(|inode| *inode == source)
+    }
+
+    fn begin_repair(
+        &mut self,
+        slot: Slot,
+        result: Result<Applied, Errno>,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        let change = self
+            .pending
+            .get_mut(&slot)
+            .and_then(|pending| pending.change.take());
+        let first = !self.is_repairing();
+        let kind = Kind::Repair {
+            result,
+            change,
+            since: now,
+            step: Step::Settle,
+        };
+        self.set_aside(slot, kind);
+        if first {
+            actions.push(Action::Repairing);
         }
     }
 
@@ -330,6 +369,13 @@ impl Primary {
             self.lose(LossKind::Unrepaired, detail, actions);
             return;
         };
+        // What has lost its last name meanwhile is gone there.
+        let names = &self.names;
+        let is_gone = |operation: &Operation| operation.touched().iter().any(|inode| names.is_local(*inode));
+        let operations: Vec<_> = operations
+            .into_iter()
+            .filter(|operation| !is_gone(operation))
+            .collect();
         *step = Step::Shipped(operations.len());
         let change = change.take();
         for operation in operations {
@@ -364,8 +410,8 @@ impl Primary {
         };
         let settling = self.settling.remove(index);
         self.parked.release(&settling.touched);
-        if let Kind::Repair { errno, .. } = settling.kind {
-            self.answer(&settling.submitted, Err(errno), actions);
+        if let Kind::Repair { result, .. } = settling.kind {
+            self.answer(&settling.submitted, result, actions);
         }
         if !self.is_repairing() {
             actions.push(Action::Repaired);

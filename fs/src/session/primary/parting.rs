@@ -106,11 +106,11 @@ impl Primary {
             self.parked.release(&settling.touched);
             match settling.kind {
                 Kind::Rebind => self.number(settling.submitted, now, actions),
-                Kind::Repair { errno, change, .. } => {
+                Kind::Repair { result, change, .. } => {
                     if let Some(change) = change {
                         self.names.refused(&change);
                     }
-                    self.answer(&settling.submitted, Err(errno), actions);
+                    self.answer(&settling.submitted, result, actions);
                 }
             }
         }
@@ -137,6 +137,7 @@ impl Primary {
                     pending.stage = Stage::Free;
                     self.ready.push_back(slot);
                 }
+                Stage::Denied(errno) => self.finish(slot, Err(errno), actions),
                 Stage::Both { here, .. } => {
                     pending.stage = Stage::Both {
                         here,

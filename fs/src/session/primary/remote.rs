@@ -147,6 +147,9 @@ impl Primary {
             } => {
                 self.prefix = self.prefix.max(prefix.min(self.stream.last()));
                 self.pong(nonce, &running, now);
+                if self.stalled_at().is_none_or(|at| now < at) {
+                    self.heard_again(now, actions);
+                }
             }
             ToPrimary::Ended => self.peer_ended(actions),
             ToPrimary::Leaving { reason } => self.lose(LossKind::Left, reason, actions),
