@@ -1,7 +1,8 @@
 //! What goes wrong in a lab, told so that a person knows what was attempted and what to do.
 
+use skfs::control::client::ClientError;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Why a lab could not do what it was asked.
@@ -25,6 +26,16 @@ pub enum Error {
         program: String,
         /// What it said.
         output: String,
+    },
+    /// An `skfs` could not be asked, or refused.
+    #[error("skfs of {dir} on host {host}: {source}")]
+    Skfs {
+        /// The host.
+        host: String,
+        /// The mirror's directory.
+        dir: PathBuf,
+        /// Its answer, or why there was none.
+        source: Box<ClientError>,
     },
     /// What was waited for did not come about.
     #[error("not within {waited:?}: {what}; last seen: {last}")]

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod keeper;
 mod lab;
 pub mod mirror;
+pub mod mirrors;
 pub mod mount_points;
 pub mod namespace;
 pub mod process;

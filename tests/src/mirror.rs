@@ -123,15 +123,15 @@ pub fn module_name(dir: &Path, others: &[Mirror]) -> String {
 
 /// What the configuration of one node depends on beside the mirror itself.
 #[derive(Debug, Clone)]
-pub struct Node<'a> {
+pub struct Node {
     /// The host.
-    pub host: &'a str,
+    pub host: String,
     /// Its address.
     pub address: Ipv4Addr,
     /// Its peer's address.
     pub peer_address: Ipv4Addr,
     /// The lab's directory of it.
-    pub directory: &'a Path,
+    pub directory: PathBuf,
     /// Where `skfs` keeps its record.
     pub state: PathBuf,
     /// Its certificates.
@@ -142,22 +142,22 @@ pub struct Node<'a> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write_config(mirror: &Mirror, options: &MirrorOptions, node: Node<'_>) -> Result<()> {
-    let path = mirror.config_file(node.directory);
+pub fn write_config(mirror: &Mirror, options: &MirrorOptions, node: Node) -> Result<()> {
+    let path = mirror.config_file(&node.directory);
     let config = Config {
         module: mirror.module.clone(),
-        node: node.host.to_owned(),
         state: node.state,
-        control: mirror.control(node.directory),
+        control: mirror.control(&node.directory),
         listen: SocketAddr::from((node.address, mirror.port)),
         on_peer_loss: options.on_peer_loss,
         peer_stall: options.peer_stall.unwrap_or(Duration::from_secs(10)),
         local_stall: options.local_stall.unwrap_or(Duration::from_secs(30)),
         peer: Peer {
-            node: mirror.peer_of(node.host).to_owned(),
+            node: mirror.peer_of(&node.host).to_owned(),
             addresses: vec![SocketAddr::from((node.peer_address, mirror.port))],
         },
         tls: node.tls,
+        node: node.host,
         replicate: vec![Replicate {
             dir: mirror.dir.clone(),
             sync: mirror.sync,

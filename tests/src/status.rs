@@ -1,9 +1,11 @@
 //! What `lab status --json` shows. Stable: fields are only added; what is not known is null.
 
+use crate::mirror::Mirror;
 use serde::{Deserialize, Serialize};
 use skfs::config::{Durability, SyncMode};
 use skfs::control::status::{Role, Standing, State, Status, SubState};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -120,6 +122,26 @@ impl HostStatus {
 }
 
 impl MirrorStatus {
+    /// What is known when nobody can be asked.
+    pub fn unknown(mirror: &Mirror) -> Self {
+        MirrorStatus {
+            dir: mirror.dir.clone(),
+            role: None,
+            state: None,
+            sub_state: None,
+            standing: None,
+            in_sync: None,
+            connected: None,
+            reason: None,
+            sync: mirror.sync,
+            durability: mirror.durability,
+            last_sequence: None,
+            acknowledged_sequence: None,
+            copy: None,
+            skfs: None,
+        }
+    }
+
     /// Whether it is in this state.
     pub fn is(&self, wanted: Wanted) -> bool {
         match wanted {
@@ -150,6 +172,19 @@ pub enum Wanted {
     State(State),
     /// Both copies hold everything that was answered.
     InSync,
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Wanted::State(State::Stop) => "STOP",
+            Wanted::State(State::Wait) => "WAIT",
+            Wanted::State(State::Alone) => "ALONE",
+            Wanted::State(State::Prim) => "PRIM",
+            Wanted::State(State::Second) => "SECOND",
+            Wanted::InSync => "in-sync",
+        })
+    }
 }
 
 impl std::str::FromStr for Wanted {
@@ -217,6 +252,16 @@ mod tests {
             "acknowledged_sequence": null, "copy": null, "skfs": null,
         });
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn a_state_is_read_back_as_it_is_shown() {
+        for text in ["STOP", "WAIT", "ALONE", "PRIM", "SECOND", "in-sync"] {
+            let wanted: Wanted = text.parse().unwrap();
+            assert_eq!(wanted.to_string(), text);
+            assert_eq!(text.to_ascii_lowercase().parse(), Ok(wanted));
+        }
+        assert!("ready".parse::<Wanted>().is_err());
     }
 
     #[test]

@@ -4,8 +4,8 @@ use crate::error::{Attempt, Result};
 use serde::{Deserialize, Serialize};
 use skfs::control::client::Client;
 use skfs::control::event::Event;
-use std::fs::File;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// One line of a host's event log.
@@ -33,7 +33,7 @@ pub fn record(dir: PathBuf, socket: &Path, log: &Path) -> Result<()> {
         .on("open the event log", log)?;
     let events = Client::connect(socket)
         .and_then(Client::events)
-        .map_err(std::io::Error::other)
+        .map_err(io::Error::other)
         .on("subscribe to the events of", socket)?;
     let socket = socket.to_owned();
     std::thread::Builder::new()
@@ -46,7 +46,7 @@ pub fn record(dir: PathBuf, socket: &Path, log: &Path) -> Result<()> {
                     event,
                 };
                 let written = serde_json::to_string(&recorded)
-                    .map_err(std::io::Error::from)
+                    .map_err(io::Error::from)
                     .and_then(|line| file.write_all((line + "\n").as_bytes()));
                 if let Err(error) = written {
                     eprintln!("events of {} are lost: {error}", socket.display());
@@ -56,4 +56,23 @@ pub fn record(dir: PathBuf, socket: &Path, log: &Path) -> Result<()> {
         })
         .attempt(|| "start a thread".into())?;
     Ok(())
+}
+
+/// Everything in a log, oldest first; no log is an empty one.
+///
+/// # Errors
+/// When it cannot be read or understood.
+pub fn recorded(log: &Path) -> Result<Vec<Recorded>> {
+    let text = match fs::read_to_string(log) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).on("read the event log", log),
+    };
+    // A line without its end is being written now.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).map_err(io::Error::from))
+        .collect::<io::Result<_>>()
+        .on("understand the event log", log)
 }

@@ -147,7 +147,7 @@ impl Host {
         Ok((init, descriptor, pid_namespace, keep_alive))
     }
 
-    /// Binds a mirror's directory on this host to the host's own copy. Bound already is fine.
+    /// Binds a mirror's directory on this host to the host's own copy; once in the life of the host.
     pub fn bind(&self, mirror: &Mirror) -> Result<()> {
         let backing = mirror.backing(&self.directory());
         fs::create_dir_all(&backing).on("make the directory", &backing)?;

@@ -1,0 +1,248 @@
+//! The command line.
+
+use crate::values;
+use clap::{Parser, Subcommand};
+use lab::relay::fault::parse_loss;
+use lab::status::Wanted;
+use skfs::config::{Durability, OnPeerLoss, SyncMode};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Hosts made of namespaces on one machine, a network between them that can be broken, and mirrors on them.
+///
+/// Every command exits 0 only when its effect holds, 1 when it could not be brought about, 2 when it was not
+/// understood. Needs root.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// Which lab.
+    #[arg(long, global = true, default_value = "default")]
+    pub lab: String,
+    /// How long the command may take [default: 60s; exec: no limit].
+    #[arg(long, global = true, value_parser = values::duration)]
+    pub timeout: Option<Duration>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a lab. Its hosts are 10.77.0.1, 10.77.0.2, ... in the order given.
+    Up {
+        /// Names of the hosts.
+        #[arg(long, value_delimiter = ',', default_value = "a,b")]
+        hosts: Vec<String>,
+        /// Largest packet between them, in bytes.
+        #[arg(long, default_value_t = lab::MTU)]
+        mtu: u32,
+        /// Give each host a disk that forgets unflushed writes at a power cut.
+        #[arg(long)]
+        volatile_disks: bool,
+    },
+    /// Remove a lab and everything on it. None there is fine.
+    Down {
+        /// Every lab of this machine.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Run a command on a host; input, output and exit code are the command's, 125 is the lab's own failure.
+    Exec {
+        /// The host.
+        host: String,
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Start a host that is down, and the skfs that are missing on one that is up. A host that is not meant to be
+    /// primary joins its primary; what stands in the way of that is printed.
+    Start {
+        /// The host.
+        host: String,
+    },
+    /// SIGKILL to everything on a host, or to one program; without a program the host is down afterwards.
+    Kill {
+        /// The host.
+        host: String,
+        /// The program's name.
+        program: Option<String>,
+    },
+    /// Stop all processes of a host where they are.
+    Freeze {
+        /// The host.
+        host: String,
+    },
+    /// Let the processes of a frozen host go on.
+    Thaw {
+        /// The host.
+        host: String,
+    },
+    /// Let nothing pass between two hosts.
+    Cut {
+        /// A host.
+        a: String,
+        /// Another one.
+        b: String,
+        /// Cut only the way from A to B.
+        #[arg(long)]
+        one_way: bool,
+    },
+    /// Delay and lose frames between two hosts, in each direction. Replaces an earlier `slow` of the pair.
+    Slow {
+        /// A host.
+        a: String,
+        /// Another one.
+        b: String,
+        /// Added to the way of every frame: a round trip takes twice as long.
+        #[arg(long, default_value = "0ms", value_parser = values::duration)]
+        delay: Duration,
+        /// Share of lost frames, as 1% or 0.01.
+        #[arg(long, default_value = "0%", value_parser = parse_loss)]
+        loss: f64,
+        /// Only the way from A to B.
+        #[arg(long)]
+        one_way: bool,
+    },
+    /// End all cuts, delays and losses.
+    Heal,
+    /// Give a host an ext4 of its own without reserved blocks, before its first mirror.
+    Disk {
+        /// The host.
+        host: String,
+        /// Its size, as 64M.
+        #[arg(long, default_value = "256M", value_parser = values::size)]
+        size: u64,
+        /// It forgets unflushed writes at a power cut.
+        #[arg(long)]
+        volatile: bool,
+    },
+    /// Cut the power of a host with a volatile disk: part of what was not flushed is gone, the host is down.
+    Powercut {
+        /// The host.
+        host: String,
+        /// Decides what is lost.
+        #[arg(long, default_value_t = lab::DEFAULT_SEED)]
+        seed: u64,
+    },
+    /// Mirror a directory from host A to host B; returns when both copies are in sync.
+    Mirror {
+        /// The directory, as the hosts see it; made where it does not exist.
+        dir: PathBuf,
+        /// When an operation is shipped: write or flush.
+        #[arg(long, default_value = "write", value_parser = values::sync)]
+        sync: SyncMode,
+        /// What fsync waits for on the secondary: disk or memory.
+        #[arg(long, default_value = "disk", value_parser = values::durability)]
+        durability: Durability,
+        /// What the primary does that loses its secondary: alone or ask.
+        #[arg(long, default_value = "alone", value_parser = values::on_peer_loss)]
+        on_peer_loss: OnPeerLoss,
+        /// Longest time without progress of the peer [default: that of skfs].
+        #[arg(long, value_parser = values::duration)]
+        peer_stall: Option<Duration>,
+        /// Longest time without progress of the own disk [default: that of skfs].
+        #[arg(long, value_parser = values::duration)]
+        local_stall: Option<Duration>,
+        /// Primary and secondary [default: the first two hosts].
+        #[arg(long, value_delimiter = ',', num_args = 1)]
+        hosts: Vec<String>,
+    },
+    /// Make a host the primary of its mirrors.
+    Promote {
+        /// The host.
+        host: String,
+        /// Only this mirror.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Although its copy may be old, or somebody holds files in the directory open.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Let a host leave its role, primary or secondary.
+    Demote {
+        /// The host.
+        host: String,
+        /// Only this mirror.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Let a primary open a session with its secondary.
+    Connect {
+        /// The host of the primary.
+        host: String,
+        /// Only this mirror.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Let a primary that waits for a decision go on without its secondary.
+    Alone {
+        /// The host of the primary.
+        host: String,
+        /// Only this mirror.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Wait until all mirrors of a host are in a state: PRIM, ALONE, SECOND, WAIT, STOP, or in-sync.
+    Wait {
+        /// The host.
+        host: String,
+        /// The state.
+        state: Wanted,
+        /// Only this mirror.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Show what the skfs of a host reported since the lab is up.
+    Events {
+        /// The host.
+        host: String,
+        /// One JSON object per line.
+        #[arg(long)]
+        json: bool,
+        /// Wait for an event of this kind, as went-alone.
+        #[arg(long, value_name = "KIND", conflicts_with = "follow")]
+        until: Option<String>,
+        /// Go on with new events until interrupted.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Show how the lab is.
+    Status {
+        /// As JSON, whose fields are only added to.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare the two copies of a mirrored directory; prints what differs, and exits 1 if anything does.
+    Verify {
+        /// The directory, as the hosts see it.
+        dir: PathBuf,
+        /// Do not compare times of modification.
+        #[arg(long)]
+        ignore_mtime: bool,
+    },
+    /// Print where a host's own copy of a directory lies, seen from outside of all hosts.
+    Backing {
+        /// The host.
+        host: String,
+        /// The directory, as the hosts see it.
+        dir: PathBuf,
+    },
+    /// The process that holds a lab together.
+    #[command(hide = true)]
+    Keeper {
+        #[arg(long)]
+        directory: PathBuf,
+        #[arg(long, value_delimiter = ',')]
+        hosts: Vec<String>,
+        #[arg(long)]
+        mtu: u32,
+    },
+    /// The first process of a host.
+    #[command(hide = true)]
+    HostInit {
+        #[arg(long)]
+        directory: PathBuf,
+        #[arg(long)]
+        host: String,
+    },
+}

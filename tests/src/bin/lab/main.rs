@@ -1,0 +1,210 @@
+//! `lab`: makes hosts on this machine, mirrors directories between them, breaks things, and looks.
+
+mod arguments;
+mod report;
+mod values;
+
+use anyhow::{Context, bail};
+use arguments::{Arguments, Command};
+use clap::Parser;
+use lab::directory;
+use lab::disk::ext4::DiskOptions;
+use lab::exec;
+use lab::keeper::{init, server};
+use lab::mirror::MirrorOptions;
+use lab::verify;
+use lab::{Lab, LabOptions};
+use skfs::control::command::Command as Tell;
+use std::process::ExitCode;
+use std::time::Duration;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let failed = if matches!(arguments.command, Command::Exec { .. }) {
+        exec::LAB_FAILED
+    } else {
+        1
+    };
+    match run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        // Whoever read the output has seen enough.
+        Err(error) if report::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::from(failed)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    let Arguments {
+        lab,
+        timeout,
+        command,
+    } = arguments;
+    let limit = timeout.unwrap_or(lab::LIMIT);
+    let open = || Lab::open(&lab, limit);
+    match command {
+        Command::Up {
+            hosts,
+            mtu,
+            volatile_disks,
+        } => up(lab, hosts, mtu, volatile_disks, limit)?,
+        Command::Down { all: false } => Lab::down(&lab, limit)?,
+        Command::Down { all: true } => down_all(limit)?,
+        Command::Exec { host, command } => {
+            let picture = open()?.host(&host).picture()?;
+            return Ok(exec::run(&picture, &command, timeout)?);
+        }
+        Command::Start { host } => {
+            for note in open()?.start(&host)? {
+                eprintln!("lab: {note}");
+            }
+        }
+        Command::Kill { host, program: None } => open()?.host(&host).kill()?,
+        Command::Kill {
+            host,
+            program: Some(program),
+        } => open()?.host(&host).kill_program(&program)?,
+        Command::Freeze { host } => open()?.host(&host).freeze()?,
+        Command::Thaw { host } => open()?.host(&host).thaw()?,
+        Command::Cut { a, b, one_way: false } => open()?.cut(&a, &b)?,
+        Command::Cut { a, b, one_way: true } => open()?.cut_one_way(&a, &b)?,
+        Command::Slow {
+            a,
+            b,
+            delay,
+            loss,
+            one_way,
+        } => {
+            let lab = open()?;
+            if one_way {
+                lab.slow_one_way(&a, &b, delay, loss)?;
+            } else {
+                lab.slow(&a, &b, delay, loss)?;
+            }
+        }
+        Command::Heal => open()?.heal()?,
+        Command::Disk { host, size, volatile } => open()?.host(&host).make_disk(DiskOptions {
+            size_bytes: size,
+            volatile,
+        })?,
+        Command::Powercut { host, seed } => {
+            let cut = open()?.host(&host).cut_power(seed)?;
+            let (dropped, kept) = (cut.dropped, cut.kept);
+            report::line(format_args!(
+                "{dropped} unflushed blocks are lost, {kept} reached the disk (seed {seed})"
+            ))?;
+        }
+        Command::Mirror {
+            dir,
+            sync,
+            durability,
+            on_peer_loss,
+            peer_stall,
+            local_stall,
+            hosts,
+        } => {
+            let options = MirrorOptions {
+                sync,
+                durability,
+                on_peer_loss,
+                peer_stall,
+                local_stall,
+                hosts: pair(hosts)?,
+            };
+            open()?.mirror(&dir, &options)?;
+        }
+        Command::Promote { host, dir, force } => open()?.promote(&host, dir.as_deref(), force)?,
+        Command::Demote { host, dir } => open()?.command_all(&host, dir.as_deref(), &Tell::Demote)?,
+        Command::Connect { host, dir } => open()?.command_all(&host, dir.as_deref(), &Tell::Connect)?,
+        Command::Alone { host, dir } => open()?.command_all(&host, dir.as_deref(), &Tell::GoAlone)?,
+        Command::Wait { host, state, dir } => open()?.wait_state(&host, dir.as_deref(), state)?,
+        Command::Events {
+            host,
+            json,
+            until,
+            follow,
+        } => report::events(&open()?, &host, json, until.as_deref(), follow)?,
+        Command::Status { json } => report::status(&open()?.status()?, json)?,
+        Command::Verify { dir, ignore_mtime } => {
+            let options = verify::Options { mtime: !ignore_mtime };
+            return report::differences(&open()?.verify(&dir, options)?);
+        }
+        Command::Backing { host, dir } => {
+            report::line(format_args!("{}", open()?.backing(&host, &dir)?.display()))?;
+        }
+        Command::Keeper {
+            directory,
+            hosts,
+            mtu,
+        } => {
+            lab::namespace::close_inherited()?;
+            rustix::process::setsid().context("cannot leave the session of the starter")?;
+            server::run(server::KeeperOptions {
+                lab,
+                directory,
+                hosts,
+                mtu,
+            })?;
+        }
+        Command::HostInit { directory, host } => {
+            lab::namespace::close_inherited()?;
+            init::run(&directory, &host)?;
+        }
+    }
+    Ok(0)
+}
+
+/// The size of the disks of `lab up --volatile-disks`.
+const VOLATILE_BYTES: u64 = 256 << 20;
+
+fn up(name: String, hosts: Vec<String>, mtu: u32, volatile: bool, limit: Duration) -> anyhow::Result<()> {
+    let lab = Lab::make(&LabOptions {
+        name,
+        hosts,
+        mtu,
+        limit,
+    })?;
+    let disk = DiskOptions {
+        size_bytes: VOLATILE_BYTES,
+        volatile: true,
+    };
+    let picture = lab.look()?;
+    for host in picture
+        .hosts
+        .iter()
+        .filter(|host| volatile && host.disk != Some(disk))
+    {
+        lab.host(&host.name).make_disk(disk)?;
+    }
+    Ok(())
+}
+
+/// `--hosts PRIMARY,SECONDARY`; none is the lab's own choice.
+fn pair(hosts: Vec<String>) -> anyhow::Result<Option<[String; 2]>> {
+    if hosts.is_empty() {
+        return Ok(None);
+    }
+    match <[String; 2]>::try_from(hosts) {
+        Ok(pair) => Ok(Some(pair)),
+        Err(hosts) => bail!(
+            "a mirror has two hosts, not {}: name them as --hosts a,b",
+            hosts.len()
+        ),
+    }
+}
+
+/// Tries them all and tells every failure.
+fn down_all(limit: Duration) -> anyhow::Result<()> {
+    let mut failures = Vec::new();
+    for name in directory::all_labs()? {
+        if let Err(error) = Lab::down(&name, limit) {
+            failures.push(format!("lab {name}: {error}"));
+        }
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", failures.join("\n"))
+}
