@@ -24,7 +24,10 @@ use tracing::{debug, error, warn};
 /// How long a connection may take until both sides have proved themselves.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Most handshakes of callers at a time; those beyond wait in [`INCOMING_MAX`].
-const HANDSHAKES_MAX: usize = 8;
+const HANDSHAKES_MAX: usize = 32;
+/// With so many under way, a caller must first show that its address is its own: packets with forged ones would
+/// else hold every place for [`HANDSHAKE_TIME_MAX`].
+pub(super) const HANDSHAKES_UNPROVED_MAX: usize = 8;
 /// Most callers that wait for a handshake; the ones beyond are refused by QUIC at once.
 const INCOMING_MAX: usize = 64;
 /// Largest UDP payload: quinn sends ten packets in one call, which the kernel takes up to 65,507 bytes.
@@ -361,6 +364,18 @@ impl Incoming {
         self.remote
     }
 
+    /// The caller has received something at its address.
+    fn is_proved(&self) -> bool {
+        self.inner.remote_address_validated()
+    }
+
+    /// Has the caller call again with what it receives at its address (RFC 9000 section 8.1.2).
+    fn demand_proof(self) {
+        if let Err(error) = self.inner.retry() {
+            debug!(remote = %self.remote, %error, "refused a caller that has no place");
+        }
+    }
+
     /// Lets the caller prove itself, within [`HANDSHAKE_TIME_MAX`].
     pub async fn finish(self) -> Result<Connection, LinkError> {
         let Incoming {
@@ -408,6 +423,10 @@ impl Listener {
             tokio::select! {
                 incoming = self.endpoint.accept(), if self.handshakes.len() < HANDSHAKES_MAX => {
                     let incoming = incoming?;
+                    if self.handshakes.len() >= HANDSHAKES_UNPROVED_MAX && !incoming.is_proved() {
+                        incoming.demand_proof();
+                        continue;
+                    }
                     self.handshakes.spawn(async { (incoming.remote(), incoming.finish().await) });
                 }
                 Some(finished) = self.handshakes.join_next() => match finished {

@@ -574,6 +574,25 @@ async fn a_peer_that_is_not_there_gives_an_error_in_time() {
 }
 
 #[tokio::test]
+async fn callers_who_stall_do_not_keep_the_peer_out() {
+    let pki = Pki::new();
+    let (a, b) = (pki.endpoint("a", "b", now()), pki.endpoint("b", "a", now()));
+    let stalling = raw_client(&pki, Some(&pki.files("a", now())));
+    let mut listener = b.listener();
+    let call = async {
+        let mut stalled = vec![];
+        for _ in 0..quic::HANDSHAKES_UNPROVED_MAX {
+            // Opens no stream, so that the handshake never ends.
+            stalled.push(stalling.connect(address(&b), "b").unwrap().await.unwrap());
+        }
+        a.connect(address(&b)).await
+    };
+    let (out, come) = soon("the peer", async { tokio::join!(call, listener.next()) }).await;
+    assert_eq!(out.unwrap().remote, address(&b));
+    assert_eq!(come.unwrap().unwrap().remote, address(&a));
+}
+
+#[tokio::test]
 async fn closing_the_endpoint_ends_its_connections_and_its_listener() {
     let (_pki, _a, b, out, _come) = pair().await;
     let (_sender, mut receiver) = out.split::<ToSecondary, ToPrimary>();
