@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
 /// How long a connection may take until both sides have proved themselves.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Most handshakes of callers at a time; those beyond wait in [`INCOMING_MAX`].
 const HANDSHAKES_MAX: usize = 32;
 /// With so many under way, a caller must first show that its address is its own: packets with forged ones would
@@ -47,8 +47,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const IDLE_MIN: Duration = Duration::from_millis(500);
 /// Wanted for the socket's buffers, so that a full write in one burst is not dropped.
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
-/// Shortest time between two log lines about callers turned away.
-const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest time between two reports of callers turned away.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a connection is closed, as a QUIC application error code. `docs/wire.md` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -414,10 +414,9 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The next peer that has proved itself, or the next caller turned away and why. `None` once the endpoint
-    /// is closed.
-    ///
-    /// Cancel safe. Callers turned away are logged here, as nobody asked for them; the error is for an event.
+    /// The next peer that has proved itself, or a caller turned away and why, for the caller of this to log: at
+    /// most one in a second, as anyone who reaches the port can be turned away. `None` once the endpoint is
+    /// closed. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Connection, LinkError>> {
         loop {
             tokio::select! {
@@ -431,10 +430,8 @@ impl Listener {
                 }
                 Some(finished) = self.handshakes.join_next() => match finished {
                     Ok((_, Ok(connection))) => return Some(Ok(connection)),
-                    Ok((remote, Err(refusal))) => {
-                        self.refusals.log(remote, &refusal, Instant::now());
-                        return Some(Err(refusal));
-                    }
+                    Ok((_, Err(refusal))) if self.refusals.is_due(Instant::now()) => return Some(Err(refusal)),
+                    Ok((remote, Err(refusal))) => debug!(%remote, "turned a caller away: {refusal}"),
                     Err(failed) => error!(%failed, "the handshake of a caller ended by a mistake in skfs"),
                 },
             }
@@ -442,27 +439,33 @@ impl Listener {
     }
 }
 
-/// Logs callers turned away, at a bounded rate: anyone who reaches the port can be one.
+/// When a caller turned away is reported.
 #[derive(Debug, Default)]
 struct Refusals {
     last: Option<Instant>,
-    unlogged: u64,
+    unreported: u64,
 }
 
 impl Refusals {
-    fn log(&mut self, remote: SocketAddr, refusal: &LinkError, now: Instant) {
+    fn is_due(&mut self, now: Instant) -> bool {
         if self
             .last
-            .is_some_and(|last| now.duration_since(last) < REFUSAL_LOG_INTERVAL)
+            .is_some_and(|last| now.duration_since(last) < REFUSAL_INTERVAL)
         {
-            self.unlogged += 1;
-            return;
+            self.unreported += 1;
+            return false;
         }
-        warn!(%remote, unlogged = self.unlogged, "turned a caller away: {refusal}");
+        if self.unreported > 0 {
+            warn!(
+                callers = self.unreported,
+                "turned more callers away than were reported one by one"
+            );
+        }
         *self = Refusals {
             last: Some(now),
-            unlogged: 0,
+            unreported: 0,
         };
+        true
     }
 }
 

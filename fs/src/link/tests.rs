@@ -574,6 +574,34 @@ async fn a_peer_that_is_not_there_gives_an_error_in_time() {
 }
 
 #[tokio::test]
+async fn a_flood_of_strangers_is_reported_once_and_the_peer_is_taken() {
+    let pki = Pki::new();
+    let server = pki.endpoint("b", "a", now());
+    let (stranger, a) = (pki.foreign_endpoint("a", "b"), pki.endpoint("a", "b", now()));
+    let mut listener = server.listener();
+    let call = async {
+        for _ in 0..5 {
+            assert!(stranger.connect(address(&server)).await.is_err());
+        }
+        a.connect(address(&server)).await.unwrap()
+    };
+    let serve = async {
+        let mut refused = 0;
+        while listener.next().await.unwrap().is_err() {
+            refused += 1;
+        }
+        refused
+    };
+    let start = std::time::Instant::now();
+    let (_connection, refused) = soon("the peer", async { tokio::join!(call, serve) }).await;
+    // One at once and one for each whole second that a busy machine takes.
+    assert!(
+        refused >= 1 && refused <= 1 + start.elapsed().as_secs(),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn callers_who_stall_do_not_keep_the_peer_out() {
     let pki = Pki::new();
     let (a, b) = (pki.endpoint("a", "b", now()), pki.endpoint("b", "a", now()));
