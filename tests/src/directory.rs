@@ -1,6 +1,7 @@
 //! Where labs are kept on disk, and which there are.
 
 use crate::error::{Attempt, Result, refused};
+use crate::mount_points;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,18 @@ pub fn all_labs() -> Result<Vec<String>> {
         .collect();
     names.sort();
     Ok(names)
+}
+
+/// Removes what a lab has on disk, once nothing of it runs any more.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove(lab_directory: &Path) -> Result<()> {
+    mount_points::release(lab_directory)?;
+    fs::remove_dir_all(lab_directory).on("remove", lab_directory)?;
+    // Stays while there are other labs.
+    let _ = fs::remove_dir(base());
+    Ok(())
 }
 
 /// Refuses what cannot be the name of a host.

@@ -1,23 +1,17 @@
 //! A lab as its user holds it: makes hosts, breaks them, asks how they are, and removes them.
 
 use crate::directory;
-use crate::disk::ext4::DiskOptions;
-use crate::disk::unflushed::Cut;
 use crate::error::{Attempt, Error, Result, refused};
-use crate::exec;
+use crate::host::HostHandle;
 use crate::keeper::client;
 use crate::keeper::protocol::{Answer, HostPicture, Order, Picture};
 use crate::keeper::server;
-use crate::mount_points;
-use crate::namespace;
 use crate::process::{self, ProcessId};
 use crate::programs;
 use crate::relay::fault::Fault;
-use crate::wait::{self, Look};
+use crate::wait;
 use rustix::process::Signal;
-use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -46,6 +40,8 @@ pub struct LabOptions {
     pub mtu: u32,
     /// How long any step may take.
     pub limit: Duration,
+    /// The lab is removed once this process is dead, however it died.
+    pub owner: Option<ProcessId>,
 }
 
 /// A lab that is up. See [`Lab::up`] for one that removes itself.
@@ -67,7 +63,7 @@ struct KeeperFile {
 
 impl Lab {
     /// Makes a lab for a test, under a name of its own. It is removed when this value is dropped, also after a
-    /// panic.
+    /// panic, and by its keeper when this process is killed.
     ///
     /// # Errors
     /// See [`Lab::make`].
@@ -79,6 +75,7 @@ impl Lab {
             hosts: hosts.iter().map(ToString::to_string).collect(),
             mtu: MTU,
             limit: LIMIT,
+            owner: Some(ProcessId::of(std::process::id())?),
         })?;
         lab.removed_on_drop = true;
         Ok(lab)
@@ -159,7 +156,8 @@ impl Lab {
     fn start_keeper(&mut self, options: &LabOptions) -> Result<()> {
         let log_path = self.directory.join(server::LOG);
         let log = File::create(&log_path).on("make the log", &log_path)?;
-        let mut child = Command::new(programs::find("lab")?)
+        let mut command = Command::new(programs::find("lab")?);
+        command
             .args(["keeper", "--lab", &self.name, "--directory"])
             .arg(&self.directory)
             .args([
@@ -167,7 +165,11 @@ impl Lab {
                 &options.hosts.join(","),
                 "--mtu",
                 &options.mtu.to_string(),
-            ])
+            ]);
+        if let Some(owner) = options.owner {
+            command.args(["--owner", &owner.to_string()]);
+        }
+        let mut child = command
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -250,10 +252,7 @@ impl Lab {
         for process in first_processes(&self.directory)? {
             process.kill(self.limit)?;
         }
-        mount_points::release(&self.directory)?;
-        fs::remove_dir_all(&self.directory).on("remove", &self.directory)?;
-        // Stays while there are other labs.
-        let _ = fs::remove_dir(directory::base());
+        directory::remove(&self.directory)?;
         ended
     }
 
@@ -399,120 +398,6 @@ impl Drop for Lab {
         if let Err(error) = self.remove() {
             eprintln!("lab {} could not be removed: {error}", self.name);
         }
-    }
-}
-
-/// One host of a lab.
-#[derive(Debug, Clone, Copy)]
-pub struct HostHandle<'a> {
-    lab: &'a Lab,
-    name: &'a str,
-}
-
-impl HostHandle<'_> {
-    /// A command that runs on the host: `lab exec`, so that whoever waits for it or ends it does so for the
-    /// program on the host.
-    ///
-    /// # Errors
-    /// When the program `lab` is not found.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
-        let mut command = Command::new(programs::find("lab")?);
-        command
-            .args(["--lab", self.lab.name(), "exec", self.name, "--"])
-            .arg(program);
-        Ok(command)
-    }
-
-    /// Runs `action` on a thread in the host's network and mount namespaces.
-    ///
-    /// # Errors
-    /// When the host is down or frozen, and those of `action`.
-    pub fn within<T: Send>(&self, action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let init = exec::open_running(&self.picture()?)?;
-        let types = ThreadNameSpaceType::NETWORK | ThreadNameSpaceType::MOUNT;
-        namespace::within(&init, types, action)
-    }
-
-    /// How it is, as the keeper knows it.
-    pub fn picture(&self) -> Result<HostPicture> {
-        known(&self.lab.look()?, self.name).cloned()
-    }
-
-    /// Ends everything on the host at once. What its disk holds stays.
-    pub fn kill(&self) -> Result<()> {
-        let host = self.name.to_owned();
-        self.lab.ask(Order::Kill { host }).map(drop)
-    }
-
-    /// SIGKILL to all processes of one program, and waits for their death.
-    ///
-    /// # Errors
-    /// When no such program runs there.
-    pub fn kill_program(&self, program: &str) -> Result<()> {
-        let picture = self.picture()?;
-        let init = exec::open_running(&HostPicture {
-            frozen: false,
-            ..picture.clone()
-        })?;
-        drop(init);
-        let victims: Vec<_> = picture
-            .processes
-            .iter()
-            .map(|(process, _)| *process)
-            .filter(|process| process.runs_program(program))
-            .collect();
-        if victims.is_empty() {
-            return refused(format!("no {program} runs on host {}", self.name));
-        }
-        for victim in &victims {
-            victim.signal(Signal::KILL)?;
-        }
-        victims.iter().try_for_each(|victim| victim.kill(self.lab.limit))
-    }
-
-    /// Stops all processes of the host where they are.
-    pub fn freeze(&self) -> Result<()> {
-        let host = self.name.to_owned();
-        self.lab.ask(Order::Freeze { host }).map(drop)
-    }
-
-    /// Lets them go on.
-    pub fn thaw(&self) -> Result<()> {
-        let host = self.name.to_owned();
-        self.lab.ask(Order::Thaw { host }).map(drop)
-    }
-
-    /// Starts the host itself, without the programs of its mirrors.
-    pub fn boot(&self) -> Result<()> {
-        let host = self.name.to_owned();
-        self.lab.ask(Order::Boot { host }).map(drop)
-    }
-
-    /// Gives the host a disk of its own, before its first mirror.
-    pub fn make_disk(&self, options: DiskOptions) -> Result<()> {
-        let host = self.name.to_owned();
-        self.lab.ask(Order::MakeDisk { host, options }).map(drop)
-    }
-
-    /// Cuts the power of a host with a volatile disk: it is down, and part of what was not flushed is gone.
-    pub fn cut_power(&self, seed: u64) -> Result<Cut> {
-        let host = self.name.to_owned();
-        match self.lab.ask(Order::CutPower { host, seed })? {
-            Answer::PowerCut(cut) => Ok(cut),
-            other => refused(format!("the keeper answered a power cut with {other:?}")),
-        }
-    }
-
-    /// Waits until a look at the host shows what is wanted.
-    pub fn wait_for(&self, what: &str, mut holds: impl FnMut(&HostPicture) -> bool) -> Result<()> {
-        wait::until(self.lab.limit, what, || {
-            let picture = self.picture()?;
-            Ok(if holds(&picture) {
-                Look::Holds(())
-            } else {
-                Look::NotYet(format!("{picture:?}"))
-            })
-        })
     }
 }
 

@@ -5,6 +5,7 @@ pub mod directory;
 pub mod disk;
 pub mod error;
 pub mod exec;
+mod host;
 pub mod keeper;
 mod lab;
 pub mod mirror;
@@ -23,4 +24,5 @@ pub mod differential;
 pub mod postgres;
 
 pub use error::{Error, Result};
-pub use lab::{DEFAULT_SEED, HostHandle, LIMIT, Lab, LabOptions, MTU};
+pub use host::HostHandle;
+pub use lab::{DEFAULT_SEED, LIMIT, Lab, LabOptions, MTU};

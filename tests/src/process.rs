@@ -2,12 +2,15 @@
 
 use crate::error::{Attempt, Result};
 use crate::wait::{self, Look};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// One process for ever: a pid may come back, a pid with its start time does not.
@@ -17,6 +20,26 @@ pub struct ProcessId {
     pub pid: u32,
     /// Clock ticks between boot and the start of the process.
     pub started_ticks: u64,
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.pid, self.started_ticks)
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parts = text.split_once(':').and_then(|(pid, ticks)| {
+            Some(ProcessId {
+                pid: pid.parse().ok()?,
+                started_ticks: ticks.parse().ok()?,
+            })
+        });
+        parts.ok_or_else(|| format!("{text:?} is not a pid and its start time, as 7:4242"))
+    }
 }
 
 /// What the scheduler says of a process or thread.
@@ -61,6 +84,24 @@ impl ProcessId {
         match pidfd_send_signal(&descriptor, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error).attempt(|| format!("send {signal:?} to process {}", self.pid)),
+        }
+    }
+
+    /// Returns when it is dead, which may be never.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn wait_for_end(self) -> Result<()> {
+        let Some(descriptor) = self.open() else {
+            return Ok(());
+        };
+        let attempt = || format!("wait for the end of process {}", self.pid);
+        loop {
+            match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error).attempt(attempt),
+            }
         }
     }
 
@@ -194,6 +235,7 @@ mod tests {
     fn a_pid_with_another_start_time_is_another_process() {
         let own = ProcessId::of(std::process::id()).unwrap();
         assert!(own.lives());
+        assert_eq!(own.to_string().parse(), Ok(own));
         let other = ProcessId {
             started_ticks: own.started_ticks + 1,
             ..own

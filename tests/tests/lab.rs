@@ -195,7 +195,6 @@ fn a_lossy_link_loses_the_share_asked_for_and_tcp_gets_through_unharmed() {
     lab.slow_one_way("a", "b", Duration::ZERO, 0.3).unwrap();
     let heard = (0..200).filter(|_| {
         a.socket.send_to(b"once", b.address).unwrap();
-        // The way back is whole: an answer tells that everything before it has arrived or is lost.
         b.socket
             .set_read_timeout(Some(Duration::from_millis(10)))
             .unwrap();
@@ -299,13 +298,20 @@ fn a_frozen_host_stands_still_until_it_is_thawed() {
 #[test]
 fn a_killed_host_is_silent_and_comes_back_without_its_processes() {
     let lab = Lab::up(&["a", "b"]).unwrap();
-    let b = Station::on(&lab, "b");
+    kill_and_boot(&lab);
+    // Again with the relay in place of the bridge.
+    lab.slow("a", "b", Duration::from_micros(10), 0.0).unwrap();
+    kill_and_boot(&lab);
+}
+
+fn kill_and_boot(lab: &Lab) {
+    let b = Station::on(lab, "b");
     {
-        let a = Station::on(&lab, "a");
+        let a = Station::on(lab, "a");
         assert!(b.hears_from(&a));
     }
     output_of(
-        &lab,
+        lab,
         "a",
         "touch /dev/shm/gone; setsid sleep 1000 > /dev/null 2>&1 &",
     );
@@ -324,10 +330,10 @@ fn a_killed_host_is_silent_and_comes_back_without_its_processes() {
     lab.host("a").kill().unwrap();
     lab.host("a").boot().unwrap();
     assert_eq!(
-        output_of(&lab, "a", "ls /dev/shm; pgrep sleep || echo none"),
+        output_of(lab, "a", "ls /dev/shm; pgrep sleep || echo none"),
         "none"
     );
-    let a = Station::on(&lab, "a");
+    let a = Station::on(lab, "a");
     wait::until_true(LIMIT, "b hears a again", || b.hears_from(&a)).unwrap();
 }
 
@@ -458,6 +464,13 @@ fn a_lab_is_removed_after_a_panic() {
 #[test]
 fn hosts_end_with_a_keeper_that_is_killed_and_down_removes_the_rest() {
     let lab = Lab::up(&["a", "b"]).unwrap();
+    let options = DiskOptions {
+        size_bytes: 32 << 20,
+        volatile: true,
+    };
+    lab.host("a").make_disk(options).unwrap();
+    // Served by the keeper itself: what is not written yet must not keep the disk mounted.
+    fs::write(lab.backing("a", Path::new("/dirty")).unwrap(), [1; 1 << 20]).unwrap();
     output_of(&lab, "a", "setsid sleep 1000 > /dev/null 2>&1 &");
     let picture = lab.look().unwrap();
     picture.keeper.kill(LIMIT).unwrap();
@@ -482,6 +495,26 @@ fn hosts_end_with_a_keeper_that_is_killed_and_down_removes_the_rest() {
 }
 
 #[test]
+fn a_lab_ends_with_its_owner() {
+    let mut owner = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let name = format!("orphan-{}", std::process::id());
+    let lab = Lab::make(&LabOptions {
+        name: name.clone(),
+        hosts: vec!["a".into()],
+        mtu: lab::MTU,
+        limit: LIMIT,
+        owner: Some(ProcessId::of(owner.id()).unwrap()),
+    })
+    .unwrap();
+    let picture = lab.look().unwrap();
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    picture.keeper.wait_for_end().unwrap();
+    let processes = [picture.keeper, picture.hosts[0].init.unwrap()];
+    assert_nothing_is_left(&name, lab.directory(), &processes);
+}
+
+#[test]
 fn a_lab_that_is_up_is_not_made_again_and_not_taken_for_another() {
     let lab = Lab::up(&["a", "b"]).unwrap();
     let again = |hosts: &[&str]| {
@@ -490,6 +523,7 @@ fn a_lab_that_is_up_is_not_made_again_and_not_taken_for_another() {
             hosts: hosts.iter().map(ToString::to_string).collect(),
             mtu: lab::MTU,
             limit: LIMIT,
+            owner: None,
         })
     };
     let keeper = lab.look().unwrap().keeper;

@@ -4,6 +4,7 @@ use super::events;
 use super::host::Host;
 use super::network::{self, Network};
 use super::protocol::{Answer, HostPicture, Order, Picture, Request};
+use crate::directory;
 use crate::error::{Attempt, Result, refused};
 use crate::mirror::Mirror;
 use crate::namespace;
@@ -22,6 +23,8 @@ pub const SOCKET: &str = "keeper.sock";
 pub const LOG: &str = "keeper.log";
 /// What it says on standard output once the lab is up.
 pub const READY: &str = "ready\n";
+/// How long the end of a lab may take whose owner is dead.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(30);
 /// A request is an order with a few paths.
 const REQUEST_BYTES_MAX: u64 = 1 << 20;
 
@@ -36,6 +39,8 @@ pub struct KeeperOptions {
     pub hosts: Vec<String>,
     /// Largest packet between them.
     pub mtu: u32,
+    /// Remove the lab once this process is dead.
+    pub owner: Option<ProcessId>,
 }
 
 #[derive(Debug)]
@@ -77,7 +82,36 @@ pub fn run(options: KeeperOptions) -> Result<()> {
         .write_all(READY.as_bytes())
         .and_then(|()| output.flush())
         .attempt(|| "tell that the lab is ready".into())?;
-    serve(listener, Arc::new(Mutex::new(lab)))
+    let owner = lab.options.owner;
+    let lab = Arc::new(Mutex::new(lab));
+    if let Some(owner) = owner {
+        let lab = lab.clone();
+        std::thread::Builder::new()
+            .name("owner".into())
+            .spawn(move || follow(owner, &lab))
+            .attempt(|| "start a thread".into())?;
+    }
+    serve(listener, lab)
+}
+
+/// Ends the lab with its owner: nobody else would remove it.
+fn follow(owner: ProcessId, lab: &Mutex<Lab>) {
+    if let Err(error) = owner.wait_for_end() {
+        eprintln!("the lab will outlive its owner: {error}");
+        return;
+    }
+    let mut lab = lab.lock().unwrap_or_else(PoisonError::into_inner);
+    let ended = lab.shut_down(ORPHAN_LIMIT);
+    let removed = directory::remove(&lab.options.directory);
+    let code = match ended.and(removed) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("the owner is dead, and its lab could not be removed: {error}");
+            1
+        }
+    };
+    // The lock is held to the end: whoever asks now finds a keeper that dies.
+    std::process::exit(code);
 }
 
 fn listen(socket: &Path) -> Result<UnixListener> {

@@ -2,6 +2,7 @@
 
 use crate::values;
 use clap::{Parser, Subcommand};
+use lab::process::ProcessId;
 use lab::relay::fault::parse_loss;
 use lab::status::Wanted;
 use skfs::config::{Durability, OnPeerLoss, SyncMode};
@@ -236,6 +237,8 @@ pub enum Command {
         hosts: Vec<String>,
         #[arg(long)]
         mtu: u32,
+        #[arg(long)]
+        owner: Option<ProcessId>,
     },
     /// The first process of a host.
     #[command(hide = true)]

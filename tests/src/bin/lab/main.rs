@@ -138,6 +138,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
             directory,
             hosts,
             mtu,
+            owner,
         } => {
             lab::namespace::close_inherited()?;
             rustix::process::setsid().context("cannot leave the session of the starter")?;
@@ -146,6 +147,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
                 directory,
                 hosts,
                 mtu,
+                owner,
             })?;
         }
         Command::HostInit { directory, host } => {
@@ -165,6 +167,7 @@ fn up(name: String, hosts: Vec<String>, mtu: u32, volatile: bool, limit: Duratio
         hosts,
         mtu,
         limit,
+        owner: None,
     })?;
     let disk = DiskOptions {
         size_bytes: VOLATILE_BYTES,
