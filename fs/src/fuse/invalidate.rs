@@ -1,0 +1,108 @@
+//! Makes the kernel drop what it cached of a change that then failed.
+//!
+//! A notification can wait in the kernel for a page that waits for an answer of ours. So one thread that
+//! serves no request sends them, always after the failed request was answered.
+
+use fuser::{INodeNo, Notifier};
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use tracing::{debug, warn};
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Stale {
+    /// Attributes, ACLs and pages.
+    Inode(INodeNo),
+    /// A name in a directory.
+    Name(INodeNo, OsString),
+}
+
+/// What waits is a set, so it is bounded by what the kernel knows.
+#[derive(Default)]
+struct Waiting {
+    stale: HashSet<Stale>,
+    ended: bool,
+}
+
+/// Hands stale inodes and names to the thread that tells the kernel.
+#[derive(Clone, Default)]
+pub struct Invalidator {
+    shared: Arc<(Mutex<Waiting>, Condvar)>,
+}
+
+impl Invalidator {
+    /// The content and attributes of `node` are not what the kernel believes.
+    pub fn inode(&self, node: INodeNo) {
+        self.add(Stale::Inode(node));
+    }
+
+    /// `name` in `parent` may not be what the kernel believes.
+    pub fn name(&self, parent: INodeNo, name: &OsStr) {
+        self.add(Stale::Name(parent, name.to_owned()));
+    }
+
+    /// Starts the thread; it ends with [`Invalidator::end`].
+    pub fn start(&self, notifier: Notifier) -> std::io::Result<JoinHandle<()>> {
+        let own = self.clone();
+        std::thread::Builder::new()
+            .name("invalidate".into())
+            .spawn(move || own.run(&notifier))
+    }
+
+    /// Ends the thread. What still waits is dropped: the mount is gone.
+    pub fn end(&self) {
+        self.lock().ended = true;
+        self.shared.1.notify_all();
+    }
+
+    fn add(&self, stale: Stale) {
+        let mut waiting = self.lock();
+        if !waiting.ended {
+            waiting.stale.insert(stale);
+            self.shared.1.notify_all();
+        }
+    }
+
+    fn run(&self, notifier: &Notifier) {
+        while let Some(batch) = self.next() {
+            for stale in batch {
+                let told = match &stale {
+                    Stale::Inode(node) => notifier.inval_inode(*node, 0, 0),
+                    Stale::Name(parent, name) => notifier.inval_entry(*parent, name),
+                };
+                match told {
+                    Ok(()) => {}
+                    // The connection has ended and all caches with it.
+                    Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
+                        debug!("nothing to invalidate any more");
+                    }
+                    Err(error) => {
+                        warn!(%error, "the kernel may go on showing what a failed change left in its cache")
+                    }
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<HashSet<Stale>> {
+        let mut waiting = self.lock();
+        loop {
+            if waiting.ended {
+                return None;
+            }
+            if !waiting.stale.is_empty() {
+                return Some(std::mem::take(&mut waiting.stale));
+            }
+            waiting = self
+                .shared
+                .1
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

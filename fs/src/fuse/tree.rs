@@ -1,0 +1,188 @@
+//! What all calls of one mount share: the tables, the way to the backing directory and to the replicator.
+
+use super::attributes;
+use super::errno;
+use super::handle::Handles;
+use super::inode::{Inodes, LookedUp, reply_generation};
+use super::invalidate::Invalidator;
+use super::listing::Listing;
+use crate::backing::{Access, Found, Stat, Store, is_reserved};
+use crate::config::SyncMode;
+use crate::operation::{Applied, Errno, InodeId, Name};
+use crate::replicator::Replicator;
+use fuser::{FileAttr, FileHandle, Generation, INodeNo};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno as System;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long the kernel may believe a name or an attribute. Nobody else changes the directory, so only our own
+/// failures make it wrong, and those are told (`invalidate`).
+pub const TTL: Duration = Duration::from_secs(3600);
+
+/// One mounted directory.
+pub struct Tree {
+    /// The directory's root.
+    pub root: InodeId,
+    /// When its operations are shipped.
+    pub sync: SyncMode,
+    /// What the kernel knows.
+    pub inodes: Inodes,
+    /// Open files. A descriptor serves reads, also once the file has no name.
+    pub files: Handles<Arc<OwnedFd>>,
+    /// Open directories.
+    pub directories: Handles<Arc<Mutex<Listing>>>,
+    /// The backing directory.
+    pub store: Arc<Store>,
+    /// Where changes go.
+    pub replicator: Arc<Replicator>,
+    /// Where failures are told.
+    pub invalidator: Invalidator,
+}
+
+/// A name's inode as the kernel wants it.
+pub struct Entry {
+    /// Attributes, the node number among them.
+    pub attributes: FileAttr,
+    /// For reused numbers.
+    pub generation: Generation,
+    /// The inode.
+    pub inode: InodeId,
+}
+
+/// What a name that is about to change leads to.
+pub struct Named {
+    /// The inode.
+    pub inode: InodeId,
+    /// Its status.
+    pub status: Stat,
+}
+
+impl Named {
+    /// True when it has no other name.
+    pub fn is_last(&self) -> bool {
+        attributes::is_directory(self.status.st_mode) || self.status.st_nlink <= 1
+    }
+}
+
+impl Tree {
+    /// The name as ours. `reserved` is what the reserved entry of the root answers.
+    pub fn name(&self, parent: INodeNo, name: &OsStr, reserved: System) -> Result<(InodeId, Name), Errno> {
+        let directory = self.inodes.inode(parent)?;
+        if is_reserved(directory == self.root, name.as_bytes()) {
+            return Err(errno::system(reserved));
+        }
+        Ok((directory, Name::new(name.as_bytes()).map_err(errno::name)?))
+    }
+
+    /// Looks a name up for the kernel, which will forget what it is told. `ESTALE` makes it try again.
+    pub fn look_up(&self, parent: INodeNo, name: &OsStr) -> Result<Entry, Errno> {
+        let (directory, name) = self.name(parent, name, System::NOENT)?;
+        let ticket = self.replicator.begin_lookup(directory);
+        let found = self.store.look_up(directory, &name)?;
+        let known = self.admit(&found);
+        if self.replicator.looked_up(ticket, known.inode, &name).is_err() {
+            self.forget(&[(INodeNo(known.node), 1)]);
+            return Err(errno::system(System::STALE));
+        }
+        Ok(Entry {
+            attributes: attributes::of(&found.status, known.node),
+            generation: reply_generation(&found.handle),
+            inode: known.inode,
+        })
+    }
+
+    /// What a name leads to that the kernel, which holds the directory's lock, is about to change.
+    pub fn named(&self, directory: InodeId, name: &Name) -> Result<Named, Errno> {
+        let ticket = self.replicator.begin_lookup(directory);
+        let found = self.store.look_up(directory, name)?;
+        let inode = match self.inodes.find(found.status.st_ino, &found.handle) {
+            Some(inode) => inode,
+            None => {
+                // The kernel forgot it since it looked it up for this call.
+                let inode = self.learn(&found);
+                if self.replicator.looked_up(ticket, inode, name).is_err() {
+                    self.replicator.forget(&[inode]);
+                    return Err(errno::system(System::STALE));
+                }
+                inode
+            }
+        };
+        Ok(Named {
+            inode,
+            status: found.status,
+        })
+    }
+
+    /// The entry of an inode that a `Create` has made.
+    pub fn created(&self, inode: InodeId, applied: Applied) -> Result<Entry, Errno> {
+        let status = self.store.status(inode)?;
+        let handle = applied
+            .handle
+            .or_else(|| self.store.handle(inode))
+            .ok_or(errno::system(System::STALE))?;
+        let known = self.inodes.looked_up(status.st_ino, &handle, || inode);
+        self.forget_gone(&known);
+        Ok(Entry {
+            attributes: attributes::of(&status, known.node),
+            generation: reply_generation(&handle),
+            inode: known.inode,
+        })
+    }
+
+    /// The entry of an inode that the kernel knows and has got one more name for.
+    pub fn linked(&self, inode: InodeId) -> Result<Entry, Errno> {
+        let status = self.store.status(inode)?;
+        let handle = self.store.handle(inode).ok_or(errno::system(System::STALE))?;
+        let known = self.inodes.looked_up(status.st_ino, &handle, || inode);
+        Ok(Entry {
+            attributes: attributes::of(&status, known.node),
+            generation: reply_generation(&handle),
+            inode,
+        })
+    }
+
+    /// Opens a file for the kernel.
+    pub fn open(&self, inode: InodeId, access: Access) -> Result<FileHandle, Errno> {
+        Ok(self.files.open(self.store.file(inode, access)?))
+    }
+
+    /// The attributes of an inode that the kernel calls `node`.
+    pub fn attributes(&self, inode: InodeId, node: INodeNo) -> Result<FileAttr, Errno> {
+        Ok(attributes::of(&self.store.status(inode)?, node.0))
+    }
+
+    /// Counts a look-up of `found`, which gets a number if it has none.
+    pub fn admit(&self, found: &Found) -> LookedUp {
+        let known = self
+            .inodes
+            .looked_up(found.status.st_ino, &found.handle, || self.learn(found));
+        self.forget_gone(&known);
+        known
+    }
+
+    /// Takes back look-ups that the kernel has forgotten, or was not told of.
+    pub fn forget(&self, nodes: &[(INodeNo, u64)]) {
+        let forgotten: Vec<InodeId> = nodes
+            .iter()
+            .filter_map(|(node, lookups)| self.inodes.forget(*node, *lookups))
+            .collect();
+        if !forgotten.is_empty() {
+            self.replicator.forget(&forgotten);
+        }
+    }
+
+    fn learn(&self, found: &Found) -> InodeId {
+        let inode = self.store.next_inode();
+        self.store.learn(inode, found.root, found.handle.clone());
+        inode
+    }
+
+    fn forget_gone(&self, known: &LookedUp) {
+        if let Some(gone) = known.gone {
+            self.replicator.forget(&[gone]);
+        }
+    }
+}
