@@ -29,7 +29,7 @@ fn text(bytes: &[u8]) -> String {
 struct OnlyConnect(Reporter);
 
 impl Commands for OnlyConnect {
-    async fn call(&self, command: Order) -> Result<Reply, Refusal> {
+    async fn call(self: std::sync::Arc<Self>, command: Order) -> Result<Reply, Refusal> {
         match command {
             Order::Connect => Ok(Reply::Done),
             other => Err(Refusal {

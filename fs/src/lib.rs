@@ -1,8 +1,8 @@
 //! `skfs`: the replicated file system of one mirror module.
 //!
 //! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]), how
-//! that looks on the wire ([`wire`]) and how it gets there ([`link`]); what happens to it on its way ([`session`]); the drivers of
-//! the two ends ([`replicator`], [`receiver`]).
+//! that looks on the wire ([`wire`]) and how it gets there ([`link`]); what happens to it on its way ([`session`]);
+//! the drivers of the two ends ([`replicator`], [`receiver`]); what puts it all together ([`module`]).
 
 pub mod admission;
 pub mod backing;
@@ -12,6 +12,7 @@ pub mod control;
 pub mod fuse;
 pub mod latency;
 pub mod link;
+pub mod module;
 pub mod mount;
 pub mod operation;
 pub mod process;

@@ -23,7 +23,7 @@ const OUTGOING_MAX: usize = 1024;
 /// What carries the commands out.
 pub trait Commands: Send + Sync + 'static {
     /// Carries one command out. `Subscribe` does not come here.
-    fn call(&self, command: Command) -> impl Future<Output = Result<Reply, Refusal>> + Send;
+    fn call(self: Arc<Self>, command: Command) -> impl Future<Output = Result<Reply, Refusal>> + Send;
     /// A receiver of all events from now on.
     fn events(&self) -> broadcast::Receiver<Event>;
 }
@@ -240,7 +240,7 @@ mod tests {
     struct Echo(broadcast::Sender<Event>);
 
     impl Commands for Echo {
-        async fn call(&self, command: Command) -> Result<Reply, Refusal> {
+        async fn call(self: Arc<Self>, command: Command) -> Result<Reply, Refusal> {
             match command {
                 Command::Connect => Err(Refusal {
                     kind: RefusalKind::PeerUnreachable,

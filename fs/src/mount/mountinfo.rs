@@ -20,6 +20,16 @@ pub struct Device {
     pub minor: u32,
 }
 
+impl Device {
+    /// From `st_dev`.
+    pub fn of_status(st_dev: u64) -> Self {
+        Device {
+            major: rustix::fs::major(st_dev),
+            minor: rustix::fs::minor(st_dev),
+        }
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)
