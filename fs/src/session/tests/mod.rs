@@ -2,6 +2,7 @@
 
 mod model;
 mod pair;
+mod primary_rules;
 mod random;
 mod schedules;
-mod tables;
+mod secondary_rules;

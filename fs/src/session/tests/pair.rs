@@ -778,9 +778,11 @@ impl Pair {
         {
             self.now = self.now.max(due);
             self.primary(primary::Event::Tick);
-            if self.primary.deadline() == Some(due) {
-                break;
-            }
+            assert_ne!(
+                self.primary.deadline(),
+                Some(due),
+                "a deadline that does not pass"
+            );
         }
         self.now = until;
         self.primary(primary::Event::Tick);
