@@ -165,7 +165,7 @@ impl ProcessId {
 /// `namespace` is what `/proc/PID/ns/pid` of a member links to.
 pub fn members(namespace: &Path, except: ProcessId) -> Result<Vec<ProcessId>> {
     let mut found = all()?;
-    found.retain(|process| *process != except && process.lives() && is_within(process.pid, namespace));
+    found.retain(|process| *process != except && is_within(process.pid, namespace) && process.lives());
     Ok(found)
 }
 

@@ -3,8 +3,10 @@
 use crate::error::{Error, Result};
 use std::time::{Duration, Instant};
 
-/// How long a condition rests between two looks. Short, because what is waited for takes milliseconds.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// How long a condition rests after the first look. Short: most of what is waited for takes milliseconds.
+const REST_FIRST: Duration = Duration::from_millis(2);
+/// How long it rests at most. Looks cost time that what is waited for may need.
+const REST_MAX: Duration = Duration::from_millis(50);
 
 /// What one look at a condition gives.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub enum Look<T> {
 /// [`Error::Deadline`] with the last state seen, or whatever error a look returns.
 pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<Look<T>>) -> Result<T> {
     let start = Instant::now();
+    let mut rest = REST_FIRST;
     loop {
         match look()? {
             Look::Holds(value) => return Ok(value),
@@ -31,7 +34,10 @@ pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<Lo
                     last,
                 });
             }
-            Look::NotYet(_) => std::thread::sleep(BETWEEN_LOOKS),
+            Look::NotYet(_) => {
+                std::thread::sleep(rest);
+                rest = (rest * 2).min(REST_MAX);
+            }
         }
     }
 }
