@@ -2,8 +2,8 @@
 //! `now` (CLOCK_BOOTTIME) in, actions out. No I/O, no threads, no clock.
 //!
 //! In reading order: [`lanes`] says what may run when, [`names`] what the secondary knows, [`loss`] why a primary
-//! loses its secondary, [`secondary`] and [`primary`] are the two ends of a session; [`stream`], [`liveness`],
-//! [`pending`], [`parked`] and [`repair`] are parts of the primary.
+//! loses its secondary, [`secondary`] and [`primary`] are the two ends of a session; `stream`, `liveness`,
+//! `pending`, `parked` and [`repair`] are parts of the primary.
 
 pub mod lanes;
 mod liveness;

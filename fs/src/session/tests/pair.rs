@@ -301,7 +301,8 @@ impl Pair {
     }
 
     pub(super) fn connect(&mut self) {
-        if self.linked || self.hello {
+        // A node that has left a session takes no other: its driver turns a `Hello` away.
+        if self.linked || self.hello || matches!(self.seen.over, Some(Over::Left { .. })) {
             return;
         }
         let start = match (self.primary.phase(), self.primary.resumable()) {

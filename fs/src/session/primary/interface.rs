@@ -1,0 +1,211 @@
+//! What goes into a primary and what comes out.
+
+use crate::config::OnPeerLoss;
+use crate::operation::{Applied, Errno, InodeId, Name, Operation, Outcome};
+use crate::session::loss::Loss;
+use crate::session::pending::{Slot, Ticket};
+#[cfg(doc)]
+use crate::session::primary::Primary;
+use crate::wire::message::{Generation, Rejection, SessionId, ToPrimary, ToSecondary, Welcome};
+use std::time::Duration;
+
+/// What a primary is told by its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// As in `config::Config`.
+    pub peer_stall: Duration,
+    /// As in `config::Config`.
+    pub local_stall: Duration,
+    /// As in `config::Config`.
+    pub on_peer_loss: OnPeerLoss,
+    /// How many directories are replicated: their roots are known from the start.
+    pub directories: usize,
+}
+
+/// What happens to a primary.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// An application changes something. Answered by one [`Action::Reply`], or never, in [`Phase::Failed`].
+    ///
+    /// Without a session or a decision they wait here, as many as the kernel sends: one for each blocked thread
+    /// and `max_background` for its own.
+    Submit {
+        /// For the reply.
+        ticket: Ticket,
+        /// What to do.
+        operation: Operation,
+    },
+    /// A connection is up and the secondary welcomed this session on it: the first one or, after
+    /// [`Primary::resumable`], a further one. Frames of earlier connections must not be given in any more.
+    Connected {
+        /// The session in the `Hello`.
+        session: SessionId,
+        /// The answer.
+        welcome: Welcome,
+    },
+    /// The secondary turned a `Hello` away that wanted to go on with the session.
+    Rejected(Rejection),
+    /// A frame of the present connection, other than the first.
+    Received(ToPrimary),
+    /// The present connection is gone.
+    LinkLost,
+    /// What [`Action::Apply`] handed out has ended.
+    LocalDone {
+        /// Its slot.
+        slot: Slot,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// The answer to [`Action::CheckRefusal`].
+    Checked {
+        /// Its slot.
+        slot: Slot,
+        /// What this node would refuse it with.
+        refusal: Option<Errno>,
+    },
+    /// The answer to [`Action::ReadBack`].
+    ReadBack {
+        /// Its slot.
+        slot: Slot,
+        /// What leads the secondary to this node's state; none when nothing can.
+        operations: Option<Vec<Operation>>,
+    },
+    /// [`Primary::deadline`] is reached.
+    Tick,
+    /// Go on without the secondary: a person's or the brain's decision. Without effect while in sync.
+    GoAlone,
+    /// The note that [`Action::NoteAlone`] asked for is on disk.
+    Noted {
+        /// The generation in it.
+        generation: Generation,
+    },
+    /// It cannot be written.
+    NoteFailed {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing more will be submitted: end cleanly once everything is settled.
+    End,
+}
+
+/// What the driver of a primary must do, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Send this on the present connection; drop it when there is none. A `Bind`'s handle is empty
+    /// ([`crate::session::names::unfilled_handle`]): the driver puts in the store's.
+    Send(ToSecondary),
+    /// Run this on a worker, then say [`Event::LocalDone`].
+    Apply {
+        /// To be given back.
+        slot: Slot,
+        /// What to run.
+        operation: Operation,
+    },
+    /// Answer an application.
+    Reply {
+        /// As submitted.
+        ticket: Ticket,
+        /// The answer.
+        result: Result<Applied, Errno>,
+    },
+    /// After the reply: what the kernel may have cached wrongly of an operation that failed. To be dropped by a
+    /// thread that answers no request.
+    Invalidate {
+        /// Attributes and data.
+        inodes: Vec<InodeId>,
+        /// Names.
+        entries: Vec<(InodeId, Name)>,
+    },
+    /// The secondary refused this: find out without changing anything whether this node would, then say
+    /// [`Event::Checked`]. For `ENOSPC`, `EDQUOT` and `E2BIG` that means whether it has the room.
+    CheckRefusal {
+        /// To be given back.
+        slot: Slot,
+        /// What was refused.
+        operation: Operation,
+        /// With what.
+        refused: Errno,
+    },
+    /// The secondary applied this and this node had no room (or copied, with success, from where it had none): read the true state here of what it changes, then say
+    /// [`Event::ReadBack`] with the operations that make the secondary the same. Nothing else touches its inodes
+    /// meanwhile. Name operations: [`crate::session::repair::undo_name_operation`].
+    ReadBack {
+        /// To be given back.
+        slot: Slot,
+        /// What has half happened.
+        operation: Operation,
+    },
+    /// These inodes are not needed any more. Until it is told, an inode keeps its number although the kernel has
+    /// forgotten it: looked up again it must get the same.
+    Forgotten(Vec<InodeId>),
+    /// The first connection is made: the pair is in sync.
+    InSync,
+    /// The connection is gone; the session may go on over another.
+    ConnectionLost,
+    /// The session goes on.
+    Resumed {
+        /// Operations sent again.
+        resent: u64,
+    },
+    /// Close the present connection.
+    Close {
+        /// For the log.
+        reason: String,
+    },
+    /// The secondary is lost; writes wait for a decision, unless [`Action::NoteAlone`] follows.
+    PeerLost(Loss),
+    /// Write down durably a new generation and that the peer lacks data, then say [`Event::Noted`].
+    NoteAlone(Loss),
+    /// Writes are answered without the secondary from here on.
+    WentAlone(Loss),
+    /// The secondary has noted durably that its copy is outdated.
+    PeerNoted,
+    /// Not in sync until [`Action::Repaired`].
+    Repairing,
+    /// In sync again.
+    Repaired,
+    /// This node's disk fails. While in sync nothing is answered any more after it.
+    DiskFailing {
+        /// The operation and its error.
+        reason: String,
+    },
+    /// Times of one operation, for the latency figures.
+    Measured {
+        /// From sending to the answer.
+        round_trip: Duration,
+        /// Of that, the secondary's own.
+        peer: Duration,
+    },
+    /// The clean end asked for by [`Event::End`].
+    Ended {
+        /// The secondary's copy ended cleanly too, and both are equal.
+        with_peer: bool,
+    },
+}
+
+/// Where a primary stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// No connection was made yet; writes wait.
+    NoSession,
+    /// Every operation is answered only when both nodes hold it.
+    InSync {
+        /// Except that a repair is under way.
+        repairing: bool,
+    },
+    /// The connection is gone, for less than `peer_stall`; writes wait.
+    Disconnected,
+    /// The secondary is lost; writes wait for a decision.
+    Deciding(Loss),
+    /// That the peer lacks data is being written down; writes wait.
+    Parting(Loss),
+    /// Without a secondary.
+    Alone(Loss),
+    /// The disk fails; nothing is answered.
+    Failed {
+        /// The operation and its error.
+        reason: String,
+    },
+    /// Cleanly ended.
+    Ended,
+}
