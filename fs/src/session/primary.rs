@@ -218,7 +218,7 @@ impl Primary {
                 self.submit(submitted, awake, actions);
             }
             Event::Connected { session, welcome } => self.connected(session, welcome, awake, actions),
-            Event::Rejected(rejection) => self.rejected(&rejection, awake, actions),
+            Event::Rejected(rejection) => self.rejected(&rejection, actions),
             Event::Received(message) => self.received(message, awake, actions),
             Event::LinkLost => self.link_lost(awake, actions),
             Event::LocalDone { slot, outcome } => self.local_done(slot, outcome, awake, actions),
@@ -412,7 +412,7 @@ impl Primary {
             }
         }
         self.names.release(&pending.touched);
-        self.ending.finished(slot, result.is_ok());
+        self.ending.finished(slot);
         self.answer(&pending.submitted, result, actions);
     }
 

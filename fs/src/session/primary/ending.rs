@@ -30,7 +30,7 @@ impl Ending {
 
     /// An operation ended. A failed checkpoint (alone, where it is no reason to stop answering) is reported by
     /// itself; there is nothing better to wait for.
-    pub(super) fn finished(&mut self, slot: Slot, _is_ok: bool) {
+    pub(super) fn finished(&mut self, slot: Slot) {
         if *self == Ending::Checkpoint(slot) {
             *self = Ending::OnDisk;
         }

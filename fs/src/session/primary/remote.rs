@@ -98,7 +98,7 @@ impl Primary {
         }
     }
 
-    pub(super) fn rejected(&mut self, rejection: &Rejection, _now: Duration, actions: &mut Vec<Action>) {
+    pub(super) fn rejected(&mut self, rejection: &Rejection, actions: &mut Vec<Action>) {
         let is_final = match rejection {
             Rejection::UnknownSession | Rejection::NotSecondary { .. } => true,
             Rejection::StillRunning
