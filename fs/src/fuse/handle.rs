@@ -1,9 +1,11 @@
-//! Open files and directories: what stands behind the handle number that the kernel sends with each request.
+//! Open files and directories: what stands behind the handle number that the kernel sends with each request,
+//! and which inodes some process may write to.
 
+use crate::operation::InodeId;
 use fuser::FileHandle;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 /// Numbers for open things. The kernel bounds it: each entry is an open file of some process.
 pub struct Handles<T> {
@@ -41,14 +43,48 @@ impl<T: Clone> Handles<T> {
             .cloned()
     }
 
-    /// Lets go of it; who still works with it finishes first.
-    pub fn close(&self, handle: FileHandle) {
-        let closed = self
-            .open
+    /// Lets go of it. To be dropped outside any lock: closing the last descriptor of a big unlinked file takes long.
+    pub fn close(&self, handle: FileHandle) -> Option<T> {
+        self.open
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&handle.0);
-        // Closing a descriptor may take long (the last one of a big unlinked file): never under the lock.
-        drop(closed);
+            .remove(&handle.0)
+    }
+}
+
+/// How many open files each inode has that can be written to, or mapped for writing.
+#[derive(Default)]
+pub struct Writers {
+    count: Mutex<HashMap<InodeId, u64>>,
+}
+
+impl Writers {
+    /// One more.
+    pub fn add(&self, inode: InodeId) {
+        *self
+            .count
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(inode)
+            .or_default() += 1;
+    }
+
+    /// One less.
+    pub fn remove(&self, inode: InodeId) {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = count.get_mut(&inode) {
+            *left -= 1;
+            if *left == 0 {
+                count.remove(&inode);
+            }
+        }
+    }
+
+    /// True while there is one. A mapping keeps its file open, and the kernel writes back before it closes one.
+    pub fn has(&self, inode: InodeId) -> bool {
+        self.count
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(&inode)
     }
 }

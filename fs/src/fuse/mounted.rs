@@ -2,7 +2,7 @@
 //!
 //! Owns the thread of the FUSE session, which owns the session threads, and the invalidating thread.
 
-use super::handle::Handles;
+use super::handle::{Handles, Writers};
 use super::inode::Inodes;
 use super::invalidate::Invalidator;
 use super::ops::Files;
@@ -85,6 +85,7 @@ impl Mounted {
             sync: options.sync,
             inodes: Inodes::new(root, status.st_ino),
             files: Handles::default(),
+            writers: Writers::default(),
             directories: Handles::default(),
             store,
             replicator,

@@ -7,16 +7,16 @@ use super::data::{Span, visible_xattrs, xattr_name};
 use super::errno;
 use super::names::Place;
 use super::tree::{Entry, TTL, Tree};
-use crate::backing::{Access, Sought};
+use crate::backing::Sought;
 use crate::config::SyncMode;
 use crate::operation::{Errno, NodeKind, WRITE_BYTES_MAX};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use rustix::fd::AsFd;
 use rustix::fs::OFlags;
@@ -246,9 +246,8 @@ impl Filesystem for Files {
             Ok(inode) => inode,
             Err(errno) => return reply.error(errno::reply(errno)),
         };
-        let access = access(flags);
         let opened = move |tree: &Tree, truncated: Result<(), Errno>| match truncated
-            .and_then(|()| tree.open(inode, access))
+            .and_then(|()| tree.open(inode, flags))
         {
             Ok(handle) => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
             Err(errno) => reply.error(errno::reply(errno)),
@@ -271,7 +270,7 @@ impl Filesystem for Files {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let Some(file) = self.0.files.find(handle) else {
+        let Some(open) = self.0.files.find(handle) else {
             return reply.error(fuser::Errno::EBADF);
         };
         READ_BUFFER.with_borrow_mut(|buffer| {
@@ -279,7 +278,7 @@ impl Filesystem for Files {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            match read_fully(&file, &mut buffer[..size], offset) {
+            match read_fully(&open.file, &mut buffer[..size], offset) {
                 Ok(length) => reply.data(&buffer[..length]),
                 Err(errno) => reply.error(errno::reply(errno)),
             }
@@ -332,7 +331,7 @@ impl Filesystem for Files {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.files.close(handle);
+        self.0.close(handle);
         reply.ok();
     }
 
@@ -402,7 +401,7 @@ impl Filesystem for Files {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.0.directories.close(handle);
+        drop(self.0.directories.close(handle));
         reply.ok();
     }
 
@@ -489,9 +488,8 @@ impl Filesystem for Files {
         reply: ReplyCreate,
     ) {
         let tree = self.0.clone();
-        let access = access(OpenFlags(flags));
         let opened = move |made: Result<Entry, Errno>| {
-            let opened = made.and_then(|entry| match tree.open(entry.inode, access) {
+            let opened = made.and_then(|entry| match tree.open(entry.inode, OpenFlags(flags)) {
                 Ok(handle) => Ok((entry, handle)),
                 Err(errno) => {
                     // The kernel is not told of the entry, so it will not forget it.
@@ -581,14 +579,20 @@ impl Filesystem for Files {
         let Ok(offset) = u64::try_from(offset) else {
             return reply.error(fuser::Errno::ENXIO);
         };
-        match self
-            .0
-            .inodes
-            .inode(node)
-            .and_then(|inode| self.0.store.seek(inode, offset, sought))
-        {
+        let inode = match self.0.inodes.inode(node) {
+            Ok(inode) => inode,
+            Err(errno) => return reply.error(errno::reply(errno)),
+        };
+        let tree = self.0.clone();
+        let answer = move || match tree.store.seek(inode, offset, sought) {
             Ok(position) => reply.offset(position.cast_signed()),
             Err(errno) => reply.error(errno::reply(errno)),
+        };
+        // The kernel does not write back first, and data in a mapped page would be taken for a hole.
+        if self.0.writers.has(inode) {
+            self.0.invalidator.after_write_back(node, answer);
+        } else {
+            answer();
         }
     }
 
@@ -617,17 +621,6 @@ impl Filesystem for Files {
         self.0.copy(&caller, span, target, target_offset, |result| {
             answer_written(reply, result)
         });
-    }
-}
-
-/// A file opened for writing is tried for writing at once, so that an immutable one is refused by `open(2)`.
-/// An append-only one is not: only the backing file system knows it, and this process does not append.
-fn access(flags: OpenFlags) -> Access {
-    let appends = flags.0 & OFlags::APPEND.bits().cast_signed() != 0;
-    match flags.acc_mode() {
-        OpenAccMode::O_RDONLY => Access::Read,
-        OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR if appends => Access::Read,
-        OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
     }
 }
 

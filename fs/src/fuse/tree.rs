@@ -2,7 +2,7 @@
 
 use super::attributes;
 use super::errno;
-use super::handle::Handles;
+use super::handle::{Handles, Writers};
 use super::inode::{Inodes, LookedUp, reply_generation};
 use super::invalidate::Invalidator;
 use super::listing::Listing;
@@ -10,8 +10,9 @@ use crate::backing::{Access, Found, Stat, Store, is_reserved};
 use crate::config::SyncMode;
 use crate::operation::{Applied, Errno, InodeId, Name};
 use crate::replicator::Replicator;
-use fuser::{FileAttr, FileHandle, Generation, INodeNo};
+use fuser::{FileAttr, FileHandle, Generation, INodeNo, OpenAccMode, OpenFlags};
 use rustix::fd::OwnedFd;
+use rustix::fs::OFlags;
 use rustix::io::Errno as System;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -30,8 +31,10 @@ pub struct Tree {
     pub sync: SyncMode,
     /// What the kernel knows.
     pub inodes: Inodes,
-    /// Open files. A descriptor serves reads, also once the file has no name.
-    pub files: Handles<Arc<OwnedFd>>,
+    /// Open files.
+    pub files: Handles<OpenFile>,
+    /// Who may have pages of which inode that are not written back.
+    pub writers: Writers,
     /// Open directories.
     pub directories: Handles<Arc<Mutex<Listing>>>,
     /// The backing directory.
@@ -40,6 +43,15 @@ pub struct Tree {
     pub replicator: Arc<Replicator>,
     /// Where failures are told.
     pub invalidator: Invalidator,
+}
+
+/// An open file.
+#[derive(Clone)]
+pub struct OpenFile {
+    /// Serves reads, also once the file has no name.
+    pub file: Arc<OwnedFd>,
+    /// The inode, if it was opened for writing.
+    pub writes: Option<InodeId>,
 }
 
 /// A name's inode as the kernel wants it.
@@ -145,8 +157,29 @@ impl Tree {
     }
 
     /// Opens a file for the kernel.
-    pub fn open(&self, inode: InodeId, access: Access) -> Result<FileHandle, Errno> {
-        Ok(self.files.open(self.store.file(inode, access)?))
+    pub fn open(&self, inode: InodeId, flags: OpenFlags) -> Result<FileHandle, Errno> {
+        let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let appends = flags.0 & OFlags::APPEND.bits().cast_signed() != 0;
+        // Trying at once lets `open(2)` refuse an immutable file. An append-only one is not refused: only the
+        // backing file system knows it, and this process does not append.
+        let access = if writes && !appends {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let file = self.store.file(inode, access)?;
+        let writes = writes.then_some(inode);
+        if let Some(inode) = writes {
+            self.writers.add(inode);
+        }
+        Ok(self.files.open(OpenFile { file, writes }))
+    }
+
+    /// Closes it again. Its descriptor is closed here, or by whoever still reads from it.
+    pub fn close(&self, handle: FileHandle) {
+        if let Some(inode) = self.files.close(handle).and_then(|closed| closed.writes) {
+            self.writers.remove(inode);
+        }
     }
 
     /// The attributes of an inode that the kernel calls `node`.
