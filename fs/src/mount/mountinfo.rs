@@ -1,4 +1,4 @@
-//! The mount table of this mount namespace, as `/proc/self/mountinfo` shows it (`proc_pid_mountinfo(5)`).
+//! The mount table of this mount namespace, as `/proc/thread-self/mountinfo` shows it (`proc_pid_mountinfo(5)`).
 
 use super::error::MountError;
 use std::ffi::OsString;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Type that our mounts show: the kernel's `fuse` with a subtype.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.sidekick";
 
-const TABLE: &str = "/proc/self/mountinfo";
+const TABLE: &str = "/proc/thread-self/mountinfo";
 
 /// The device number of a mounted file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
