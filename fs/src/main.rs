@@ -5,6 +5,7 @@ use clap::Parser;
 use skfs::config::Config;
 use skfs::control::command::{Command, Refusal};
 use skfs::control::server::Server;
+use skfs::link::tls::{Identity, check_node_name};
 use skfs::module::Module;
 use skfs::process;
 use std::path::PathBuf;
@@ -49,6 +50,12 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(path) = arguments.check {
         let config = Config::load(&path)?;
+        check_name("node", &config.node)?;
+        check_name("peer.node", &config.peer.node)?;
+        let certificate = config.tls.certificate.display().to_string();
+        if let Some(refusal) = Identity::examine(&config.tls, &config.node)? {
+            anyhow::bail!("{certificate}: a peer would refuse it: {refusal}");
+        }
         println!(
             "{}: module {} on node {}, good",
             path.display(),
@@ -96,6 +103,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => stop(&module, "SIGINT").await,
         }
     }
+}
+
+fn check_name(key: &str, node: &str) -> anyhow::Result<()> {
+    check_node_name(node).with_context(|| format!("{key}: {node:?} cannot be in a certificate"))
 }
 
 /// A signal is `stop` without `abort`: when it is refused (the mount is busy, writes wait for a decision) the

@@ -124,6 +124,54 @@ impl fmt::Display for Name {
     }
 }
 
+/// An extended attribute's full name with its namespace: 1 to 255 bytes without NUL (`XATTR_NAME_MAX`). Unlike a
+/// [`Name`] it may contain slashes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Bytes", into = "Bytes")]
+pub struct XattrName(Bytes);
+
+/// Some bytes are not an [`XattrName`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an extended attribute's name is 1 to 255 bytes without NUL; this one has {bytes} bytes")]
+pub struct XattrNameError {
+    /// How long it is.
+    pub bytes: usize,
+}
+
+impl XattrName {
+    /// Checks and copies `bytes`.
+    pub fn new(bytes: &[u8]) -> Result<Self, XattrNameError> {
+        Self::try_from(Bytes::copy_from_slice(bytes))
+    }
+
+    /// The bytes, without a NUL at the end.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl TryFrom<Bytes> for XattrName {
+    type Error = XattrNameError;
+    fn try_from(bytes: Bytes) -> Result<Self, XattrNameError> {
+        if bytes.is_empty() || bytes.len() > NAME_BYTES_MAX || bytes.contains(&0) {
+            return Err(XattrNameError { bytes: bytes.len() });
+        }
+        Ok(XattrName(bytes))
+    }
+}
+
+impl From<XattrName> for Bytes {
+    fn from(name: XattrName) -> Bytes {
+        name.0
+    }
+}
+
+impl fmt::Debug for XattrName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
 /// A backing file handle as `name_to_handle_at(2)` gives it: it finds the inode again on its own node,
 /// whatever its names are, and fails with `ESTALE` once the inode is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -181,7 +229,7 @@ pub struct Create {
     pub gid: u32,
     /// Final `system.posix_acl_access` and `system.posix_acl_default` values that the parent's default ACL
     /// leads to; empty when the parent has none.
-    pub acls: Vec<(Name, Bytes)>,
+    pub acls: Vec<(XattrName, Bytes)>,
     /// `mtime` of the new inode and of `parent`.
     pub time: Timestamp,
 }
@@ -377,7 +425,7 @@ pub enum Operation {
         /// The inode.
         inode: InodeId,
         /// Full name with its namespace.
-        name: Name,
+        name: XattrName,
         /// Value, at most 64 KiB.
         value: Bytes,
         /// Create, replace or either.
@@ -390,7 +438,7 @@ pub enum Operation {
         /// The inode.
         inode: InodeId,
         /// Full name.
-        name: Name,
+        name: XattrName,
     },
     /// `fsync(2)` or `fdatasync(2)` of a file or directory, after all name operations and all operations of
     /// this inode that are numbered lower. Does not hold back what is numbered higher.

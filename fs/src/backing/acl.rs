@@ -5,7 +5,7 @@
 use super::node::{ACL_ACCESS, ACL_DEFAULT};
 use super::open::Access;
 use super::store::Store;
-use crate::operation::{Errno, InodeId, Name, NodeKind};
+use crate::operation::{Errno, InodeId, NodeKind, XattrName};
 use bytes::Bytes;
 
 const VERSION: u32 = 2;
@@ -25,7 +25,7 @@ pub struct Inherited {
     /// `st_mode & 07777`.
     pub mode: u32,
     /// `system.posix_acl_access` and `system.posix_acl_default`, as far as the node gets one.
-    pub acls: Vec<(Name, Bytes)>,
+    pub acls: Vec<(XattrName, Bytes)>,
 }
 
 impl Store {
@@ -95,10 +95,10 @@ pub fn inherit(default: &[u8], directory: bool, mode: u32) -> Option<Inherited> 
 
     let mut acls = Vec::new();
     if extended {
-        acls.push((Name::new(ACL_ACCESS).ok()?, encode(&entries)));
+        acls.push((XattrName::new(ACL_ACCESS).ok()?, encode(&entries)));
     }
     if directory {
-        acls.push((Name::new(ACL_DEFAULT).ok()?, Bytes::copy_from_slice(default)));
+        acls.push((XattrName::new(ACL_DEFAULT).ok()?, Bytes::copy_from_slice(default)));
     }
     Some(Inherited {
         mode: mode & 0o7000 | rights,

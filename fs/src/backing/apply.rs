@@ -4,7 +4,7 @@ use super::node::CAPABILITY;
 use super::open::{Access, Opened};
 use super::refusal::Failure;
 use super::store::Store;
-use crate::operation::{Applied, Attributes, InodeId, Name, Operation, Outcome, XattrMode};
+use crate::operation::{Applied, Attributes, InodeId, Operation, Outcome, XattrMode, XattrName};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
@@ -124,7 +124,7 @@ impl Store {
     fn set_xattr(
         &self,
         inode: InodeId,
-        name: &Name,
+        name: &XattrName,
         value: &[u8],
         mode: XattrMode,
         set_mode: Option<u32>,

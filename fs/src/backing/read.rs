@@ -3,7 +3,7 @@
 use super::open::Access;
 use super::store::Store;
 use super::walk::is_reserved;
-use crate::operation::{Errno, InodeId, Name};
+use crate::operation::{Errno, InodeId, XattrName};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fd::OwnedFd;
@@ -53,7 +53,7 @@ impl Store {
     }
 
     /// An extended attribute's value; `ENODATA` when there is none.
-    pub fn xattr(&self, inode: InodeId, name: &Name) -> Result<Vec<u8>, Errno> {
+    pub fn xattr(&self, inode: InodeId, name: &XattrName) -> Result<Vec<u8>, Errno> {
         let node = self.open(inode, Access::Path)?;
         Ok(node.xattr(name.as_bytes())?)
     }

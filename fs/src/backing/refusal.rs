@@ -6,7 +6,7 @@ use super::store::{Store, Unopened};
 use super::walk::is_reserved;
 use crate::operation::Errno as OurErrno;
 use crate::operation::{
-    Create, InodeId, Name, NodeKind, Operation, Outcome, Rename, RenameMode, Unlink, XattrMode,
+    Create, InodeId, Name, NodeKind, Operation, Outcome, Rename, RenameMode, Unlink, XattrMode, XattrName,
 };
 use rustix::fs::{FileType, RawDir, Stat};
 use rustix::io::Errno;
@@ -216,7 +216,7 @@ impl Store {
         }
     }
 
-    fn check_set_xattr(&self, inode: InodeId, name: &Name, mode: XattrMode) -> Checked {
+    fn check_set_xattr(&self, inode: InodeId, name: &XattrName, mode: XattrMode) -> Checked {
         match (mode, self.has_xattr(inode, name)?) {
             (XattrMode::Create, true) => Err(Verdict::Refuses(Errno::EXIST)),
             (XattrMode::Replace, false) => Err(Verdict::Refuses(Errno::NODATA)),
@@ -224,13 +224,13 @@ impl Store {
         }
     }
 
-    fn check_remove_xattr(&self, inode: InodeId, name: &Name) -> Checked {
+    fn check_remove_xattr(&self, inode: InodeId, name: &XattrName) -> Checked {
         // Removing an ACL that is not there succeeds.
         let is_acl = name.as_bytes() == ACL_ACCESS || name.as_bytes() == ACL_DEFAULT;
         refuse_if(!is_acl && !self.has_xattr(inode, name)?, Errno::NODATA)
     }
 
-    fn has_xattr(&self, inode: InodeId, name: &Name) -> Result<bool, Verdict> {
+    fn has_xattr(&self, inode: InodeId, name: &XattrName) -> Result<bool, Verdict> {
         let opened = self.open(inode, Access::Path)?;
         let kind = FileType::from_raw_mode(opened.status().map_err(|_| Verdict::Unknown)?.st_mode);
         // Elsewhere the whole namespace is refused (EPERM), whether an attribute is there or not.

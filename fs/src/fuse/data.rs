@@ -8,7 +8,8 @@ use super::tree::Tree;
 use crate::clock;
 use crate::config::SyncMode;
 use crate::operation::{
-    Applied, Attributes, COPY_BYTES_MAX, Errno, FallocateMode, InodeId, Name, Operation, Timestamp, XattrMode,
+    Applied, Attributes, COPY_BYTES_MAX, Errno, FallocateMode, InodeId, Operation, Timestamp, XattrMode,
+    XattrName,
 };
 use bytes::Bytes;
 use fuser::{FileAttr, INodeNo, OpenFlags, WriteFlags};
@@ -343,11 +344,12 @@ fn fallocate_mode(mode: i32) -> Result<FallocateMode, Errno> {
 }
 
 /// The name of an attribute, unless it is reserved.
-pub fn xattr_name(name: &[u8], reserved: System) -> Result<Name, Errno> {
+pub fn xattr_name(name: &[u8], reserved: System) -> Result<XattrName, Errno> {
     if name.starts_with(RESERVED_XATTRS) {
         return Err(errno::system(reserved));
     }
-    Name::new(name).map_err(errno::name)
+    // Longer or empty ones do not come through the VFS: setxattr(2) gives ERANGE.
+    XattrName::new(name).map_err(|_| errno::system(System::RANGE))
 }
 
 /// The names of a NUL-separated list that user `uid` may see.

@@ -3,6 +3,7 @@
 
 use super::pending::Slot;
 use crate::operation::{FileHandle, InodeId, Number, Operation};
+use crate::wire::limits::INTRODUCED_MAX;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -50,7 +51,10 @@ impl Stream {
     /// Numbers `sent`; gives what goes along in its message.
     pub(super) fn number(&mut self, sent: Sent, at: Duration) -> (Number, Vec<(InodeId, FileHandle)>) {
         self.last = self.last.next();
-        let introduced = std::mem::take(&mut self.introduced);
+        let rest = self
+            .introduced
+            .split_off(self.introduced.len().min(INTRODUCED_MAX));
+        let introduced = std::mem::replace(&mut self.introduced, rest);
         self.entries.push_back(Entry {
             sent,
             at,

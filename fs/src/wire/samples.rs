@@ -62,6 +62,10 @@ fn name() -> impl Strategy<Value = Name> {
     vec(any::<u8>(), 1..=NAME_BYTES_MAX).prop_filter_map("not a name", |bytes| Name::new(&bytes).ok())
 }
 
+fn xattr_name() -> impl Strategy<Value = XattrName> {
+    vec(1..=u8::MAX, 1..=NAME_BYTES_MAX).prop_map(|bytes| XattrName::new(&bytes).unwrap())
+}
+
 fn handle() -> impl Strategy<Value = FileHandle> {
     (any::<i32>(), vec(any::<u8>(), 0..=128)).prop_map(|(kind, bytes)| FileHandle {
         kind,
@@ -193,7 +197,7 @@ fn operation() -> impl Strategy<Value = Operation> {
                     }
                 }
             ),
-        (inode(), name(), data(0, 300), xattr_mode(), of(mode())).prop_map(
+        (inode(), xattr_name(), data(0, 300), xattr_mode(), of(mode())).prop_map(
             |(inode, name, value, mode, set_mode)| Operation::SetXattr {
                 inode,
                 name,
@@ -202,14 +206,14 @@ fn operation() -> impl Strategy<Value = Operation> {
                 set_mode
             }
         ),
-        (inode(), name()).prop_map(|(inode, name)| Operation::RemoveXattr { inode, name }),
+        (inode(), xattr_name()).prop_map(|(inode, name)| Operation::RemoveXattr { inode, name }),
         (inode(), any::<bool>()).prop_map(|(inode, data_only)| Operation::Sync { inode, data_only }),
         Just(Operation::Checkpoint),
     ]
 }
 
 fn create() -> impl Strategy<Value = Create> {
-    let acls = vec((name(), data(0, 100)), 0..=2);
+    let acls = vec((xattr_name(), data(0, 100)), 0..=2);
     (
         inode(),
         name(),

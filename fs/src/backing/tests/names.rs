@@ -350,7 +350,10 @@ fn a_create_that_cannot_be_finished_leaves_nothing() {
     let scratch = Scratch::new();
     let before = mtime(&scratch.path(""));
     let mut create = scratch.create_operation(ROOT, "half", NodeKind::Directory, 0o755);
-    create.acls = vec![(name("system.posix_acl_access"), Bytes::from_static(b"no acl"))];
+    create.acls = vec![(
+        xattr_name("system.posix_acl_access"),
+        Bytes::from_static(b"no acl"),
+    )];
     let outcome = scratch.store.apply(&Operation::Create(create));
     assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
     assert!(!scratch.path("half").exists());

@@ -18,7 +18,7 @@ const KINDS: [(&str, NodeKind); 5] = [
 fn set_xattr(inode: InodeId, key: &str, value: &[u8], mode: XattrMode) -> Operation {
     Operation::SetXattr {
         inode,
-        name: name(key),
+        name: xattr_name(key),
         value: Bytes::copy_from_slice(value),
         mode,
         set_mode: None,
@@ -28,7 +28,7 @@ fn set_xattr(inode: InodeId, key: &str, value: &[u8], mode: XattrMode) -> Operat
 fn remove_xattr(inode: InodeId, key: &str) -> Operation {
     Operation::RemoveXattr {
         inode,
-        name: name(key),
+        name: xattr_name(key),
     }
 }
 
@@ -125,13 +125,13 @@ fn extended_attributes_work_on_every_kind_of_node() {
         scratch.refused(&remove_xattr(inode, key), E::NODATA);
         scratch.applied(&set_xattr(inode, key, &[0, 255], XattrMode::Create));
         scratch.refused(&set_xattr(inode, key, b"x", XattrMode::Create), E::EXIST);
-        assert_eq!(scratch.store.xattr(inode, &name(key)).unwrap(), [0, 255]);
+        assert_eq!(scratch.store.xattr(inode, &xattr_name(key)).unwrap(), [0, 255]);
         assert_eq!(scratch.store.xattr_names(inode).unwrap(), b"trusted.odd\0");
         scratch.applied(&set_xattr(inode, key, &[3; 2000], XattrMode::Replace));
-        assert_eq!(scratch.store.xattr(inode, &name(key)).unwrap(), [3; 2000]);
+        assert_eq!(scratch.store.xattr(inode, &xattr_name(key)).unwrap(), [3; 2000]);
         scratch.applied(&remove_xattr(inode, key));
         assert_eq!(
-            scratch.store.xattr(inode, &name(key)).unwrap_err(),
+            scratch.store.xattr(inode, &xattr_name(key)).unwrap_err(),
             errno(E::NODATA)
         );
     }
@@ -233,7 +233,7 @@ fn inheritance_is_what_the_kernel_makes_of_it() {
             (0x20, 7, none),
         ]),
     ];
-    let key = |text: &str| name(&format!("system.posix_acl_{text}"));
+    let key = |text: &str| xattr_name(&format!("system.posix_acl_{text}"));
     for (index, default) in defaults.iter().enumerate() {
         let text = format!("parent-{index}");
         let parent = scratch.directory(ROOT, &text);

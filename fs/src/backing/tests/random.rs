@@ -183,7 +183,7 @@ impl Chooser<'_> {
             }
             _ => Operation::SetXattr {
                 inode,
-                name: name(if step.one.is_multiple_of(2) {
+                name: xattr_name(if step.one.is_multiple_of(2) {
                     "user.one"
                 } else {
                     "trusted.two"

@@ -27,6 +27,10 @@ pub(super) fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
+pub(super) fn xattr_name(text: &str) -> XattrName {
+    XattrName::new(text.as_bytes()).unwrap()
+}
+
 pub(super) fn errno(errno: rustix::io::Errno) -> Errno {
     errno.into()
 }

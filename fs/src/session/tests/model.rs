@@ -1,6 +1,8 @@
 //! A file system in memory with the same outcomes as the real store's.
 
-use crate::operation::{Applied, Errno, InodeId, Name, NodeKind, Operation, Outcome, RenameMode, Timestamp};
+use crate::operation::{
+    Applied, Errno, InodeId, Name, NodeKind, Operation, Outcome, RenameMode, Timestamp, XattrName,
+};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 
@@ -33,13 +35,17 @@ pub(super) struct Inode {
     pub(super) links: u32,
     pub(super) entries: BTreeMap<Name, u64>,
     pub(super) data: Vec<u8>,
-    pub(super) xattrs: BTreeMap<Name, Bytes>,
+    pub(super) xattrs: BTreeMap<XattrName, Bytes>,
     pub(super) mode: u32,
     pub(super) mtime: i64,
 }
 
 pub(super) fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
+}
+
+pub(super) fn xattr_name(text: &str) -> XattrName {
+    XattrName::new(text.as_bytes()).unwrap()
 }
 
 pub(super) fn time(at: i64) -> Timestamp {

@@ -1,7 +1,7 @@
 //! Two ends of a session, their disks, an application and what is between them. A run picks what happens next at
 //! random; rules that must hold at every moment are checked on the way.
 
-use super::model::{Model, name, time};
+use super::model::{Model, name, time, xattr_name};
 use super::random::Random;
 use crate::config::{Durability, OnPeerLoss};
 use crate::operation::{
@@ -619,7 +619,7 @@ impl Pair {
             },
             8 => Operation::SetXattr {
                 inode: self.some_inode(false)?,
-                name: name("user.x"),
+                name: xattr_name("user.x"),
                 value: Bytes::from(at.to_string()),
                 mode: XattrMode::Set,
                 set_mode: None,

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{Durability, SyncMode};
 use crate::operation::{
-    Applied, Attributes, COPY_BYTES_MAX, Name, Outcome, Unlink, Victim, XATTR_BYTES_MAX, XattrMode,
+    Applied, Attributes, COPY_BYTES_MAX, Name, Outcome, Unlink, Victim, XATTR_BYTES_MAX, XattrMode, XattrName,
 };
 use crate::wire::limits::*;
 use crate::wire::message::*;
@@ -293,7 +293,7 @@ fn values_outside_their_limits_are_neither_sent_nor_taken() {
         },
         Operation::SetXattr {
             inode: InodeId(1),
-            name: name(),
+            name: XattrName::new(b"user.a/b").unwrap(),
             value: vec![0; XATTR_BYTES_MAX + 1].into(),
             mode: XattrMode::Set,
             set_mode: None,
