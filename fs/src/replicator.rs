@@ -13,7 +13,7 @@ use crate::control::event::{Reporter, What};
 use crate::control::status::{Latencies, Standing};
 use crate::latency::Ring;
 use crate::link::{self, Endpoint, LinkError};
-use crate::operation::{Applied, Errno, InodeId, Name, Number, Operation};
+use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::receiver::Premises;
 use crate::record::{Keeper, random_bytes};
 use crate::session::loss::Loss;
@@ -75,6 +75,9 @@ struct Inner {
     out: Option<mpsc::UnboundedSender<Out>>,
     /// Which connection that is; frames of earlier ones are not handed in any more.
     connection: u64,
+    /// Forgotten by the kernel and still needed by an operation or an entry below: looked up again, such an inode
+    /// must get the same number, or two numbers would order the operations of one inode apart.
+    lingering: HashMap<(usize, FileHandle), InodeId>,
     /// CLOCK_BOOTTIME for which the timer is set.
     armed: Option<Duration>,
     actions: Vec<Action>,
@@ -155,6 +158,7 @@ impl Replicator {
             next_ticket: 1,
             out: None,
             connection: 0,
+            lingering: HashMap::new(),
             armed: None,
             actions: Vec::new(),
         };
@@ -220,11 +224,24 @@ impl Replicator {
     pub fn forget(self: &Arc<Self>, inodes: &[InodeId]) {
         let deferred = {
             let mut inner = self.lock();
+            for inode in inodes {
+                if let Some(place) = self.store.place(*inode) {
+                    inner.lingering.insert(place, *inode);
+                }
+            }
             let mut actions = std::mem::take(&mut inner.actions);
             inner.primary.forget(inodes, &mut actions);
             self.run(&mut inner, actions)
         };
         self.carry_out(deferred, Runs::Mount);
+    }
+
+    /// The number that the inode behind `handle` in directory `root` still has, if the kernel forgot it and operations did not. It is
+    /// not forgotten any more then.
+    pub fn revive(&self, root: usize, handle: &FileHandle) -> Option<InodeId> {
+        let mut inner = self.lock();
+        let inode = inner.lingering.remove(&(root, handle.clone()))?;
+        inner.primary.revive(inode).then_some(inode)
     }
 
     /// What the status shows.
@@ -391,7 +408,14 @@ impl Replicator {
                 Action::ReadBack { slot, operation } => {
                     deferred.push_back(Deferred::ReadBack { slot, operation });
                 }
-                Action::Forgotten(inodes) => self.store.forget(&inodes),
+                Action::Forgotten(inodes) => {
+                    if !inner.lingering.is_empty() {
+                        for place in inodes.iter().filter_map(|inode| self.store.place(*inode)) {
+                            inner.lingering.remove(&place);
+                        }
+                    }
+                    self.store.forget(&inodes);
+                }
                 Action::NoteAlone(loss) => deferred.push_back(Deferred::NoteAlone(loss)),
                 Action::Ended { with_peer } => deferred.push_back(Deferred::NoteEnded { with_peer }),
                 Action::Close { reason } => {

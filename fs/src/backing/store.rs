@@ -151,6 +151,11 @@ impl Store {
         self.inodes.find(inode).map(|slot| slot.handle())
     }
 
+    /// The directory that `inode` was learnt in, and the handle: together they mean one inode of this node.
+    pub fn place(&self, inode: InodeId) -> Option<(usize, FileHandle)> {
+        self.inodes.find(inode).map(|slot| (slot.root(), slot.handle()))
+    }
+
     /// Drops handles and descriptors. Roots stay.
     pub fn forget(&self, inodes: &[InodeId]) {
         for inode in inodes.iter().copied().filter(|inode| !self.is_root(*inode)) {

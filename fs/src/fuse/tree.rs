@@ -208,6 +208,9 @@ impl Tree {
     }
 
     fn learn(&self, found: &Found) -> InodeId {
+        if let Some(inode) = self.replicator.revive(found.root, &found.handle) {
+            return inode;
+        }
         let inode = self.store.next_inode();
         self.store.learn(inode, found.root, found.handle.clone());
         inode

@@ -148,6 +148,17 @@ impl Names {
         }
     }
 
+    /// The kernel looks up an inode again that it had forgotten: it stays. False when it went already.
+    pub fn revive(&mut self, inode: InodeId) -> bool {
+        match self.entries.get_mut(&inode) {
+            Some(entry) => {
+                entry.flags &= !FORGOTTEN;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// The inodes that went since the last call.
     pub fn take_dropped(&mut self) -> Vec<InodeId> {
         std::mem::take(&mut self.dropped)

@@ -205,6 +205,11 @@ impl Primary {
         self.tell_dropped(actions);
     }
 
+    /// As [`Names::revive`].
+    pub fn revive(&mut self, inode: InodeId) -> bool {
+        self.names.revive(inode)
+    }
+
     /// Takes an event at `now` (CLOCK_BOOTTIME) and appends what is to be done.
     pub fn apply(&mut self, event: Event, now: Duration, actions: &mut Vec<Action>) {
         let awake = self.awake(now);
