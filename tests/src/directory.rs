@@ -2,6 +2,7 @@
 
 use crate::error::{Attempt, Result, refused};
 use crate::mount_points;
+use crate::removal;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ pub fn all_labs() -> Result<Vec<String>> {
 /// When something cannot be removed.
 pub fn remove(lab_directory: &Path) -> Result<()> {
     mount_points::release(lab_directory)?;
-    fs::remove_dir_all(lab_directory).on("remove", lab_directory)?;
+    removal::remove_tree(lab_directory)?;
     // Stays while there are other labs.
     let _ = fs::remove_dir(base());
     Ok(())

@@ -16,6 +16,7 @@ pub mod process;
 pub mod programs;
 pub mod random;
 pub mod relay;
+pub mod removal;
 pub mod status;
 pub mod verify;
 pub mod wait;
