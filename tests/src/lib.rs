@@ -21,6 +21,7 @@ pub mod status;
 pub mod verify;
 pub mod wait;
 
+pub mod demo;
 pub mod differential;
 pub mod postgres;
 

@@ -76,9 +76,13 @@ impl Postgres {
 
     /// Makes `program` of PostgreSQL (or of the system) run as the server's user; `enter` makes commands that
     /// run on the wanted host.
-    fn as_server(&self, enter: &dyn Fn(&str) -> Command, program: &Path) -> anyhow::Result<Command> {
+    fn as_server(
+        &self,
+        enter: &dyn Fn(&str) -> anyhow::Result<Command>,
+        program: &Path,
+    ) -> anyhow::Result<Command> {
         let (uid, gid) = server_user()?;
-        let mut command = enter("setpriv");
+        let mut command = enter("setpriv")?;
         command
             .arg(format!("--reuid={uid}"))
             .arg(format!("--regid={gid}"))
@@ -90,9 +94,9 @@ impl Postgres {
     }
 
     /// Makes a new database cluster. `enter` is the host's.
-    pub fn init(&self, enter: &dyn Fn(&str) -> Command) -> anyhow::Result<()> {
+    pub fn init(&self, enter: &dyn Fn(&str) -> anyhow::Result<Command>) -> anyhow::Result<()> {
         let (uid, gid) = server_user()?;
-        run(enter("install")
+        run(enter("install")?
             .args(["-d", "-m", "0700", "-o"])
             .arg(uid.to_string())
             .arg("-g")
@@ -111,7 +115,7 @@ impl Postgres {
     }
 
     /// Starts the server and waits until it answers (crash recovery included).
-    pub fn start(&self, enter: &dyn Fn(&str) -> Command) -> anyhow::Result<()> {
+    pub fn start(&self, enter: &dyn Fn(&str) -> anyhow::Result<Command>) -> anyhow::Result<()> {
         let options = format!(
             "-c listen_addresses= -c unix_socket_directories={} -c fsync=on -c synchronous_commit=on \
              -c full_page_writes=on -c max_connections=40 -c shared_buffers=64MB -c log_min_messages=warning",
@@ -137,7 +141,7 @@ impl Postgres {
     }
 
     /// Stops the server, cleanly.
-    pub fn stop(&self, enter: &dyn Fn(&str) -> Command) -> anyhow::Result<()> {
+    pub fn stop(&self, enter: &dyn Fn(&str) -> anyhow::Result<Command>) -> anyhow::Result<()> {
         run(self
             .as_server(enter, &programs()?.join("pg_ctl"))?
             .args(["-w", "-t", "120", "-m", "fast", "-D"])
@@ -147,8 +151,8 @@ impl Postgres {
 
     /// Removes the lock file of a server that died with its host: the process id in it means nothing here, and
     /// might by chance belong to a living process of this machine, which all hosts of the lab share.
-    pub fn forget_dead_server(&self, enter: &dyn Fn(&str) -> Command) -> anyhow::Result<()> {
-        run(enter("rm").arg("-f").arg(self.data.join("postmaster.pid")))?;
+    pub fn forget_dead_server(&self, enter: &dyn Fn(&str) -> anyhow::Result<Command>) -> anyhow::Result<()> {
+        run(enter("rm")?.arg("-f").arg(self.data.join("postmaster.pid")))?;
         for entry in std::fs::read_dir(&self.run)? {
             let path = entry?.path();
             if path
@@ -248,6 +252,11 @@ impl Ledger {
     /// How many ids are committed and written down by now.
     pub fn committed(&self) -> u64 {
         self.committed.load(Ordering::SeqCst)
+    }
+
+    /// True when every client has ended, which before a kill means that something went wrong.
+    pub fn has_ended(&self) -> bool {
+        self.clients.iter().all(std::thread::JoinHandle::is_finished)
     }
 
     /// Ends the clients (they end by themselves when the server dies) and gives the ids that were committed.

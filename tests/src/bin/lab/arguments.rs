@@ -148,6 +148,15 @@ pub enum Command {
         #[arg(long, value_delimiter = ',', num_args = 1)]
         hosts: Vec<String>,
     },
+    /// A database under load, its host dies, the other one goes on; in a lab of its own. Fails if a commit is lost.
+    Demo {
+        /// The directory to mirror.
+        #[arg(long, default_value = "/srv/sidekick-demo")]
+        dir: PathBuf,
+        /// How many commits before the host is killed; at least 1000.
+        #[arg(long, default_value_t = 2000)]
+        commits: u64,
+    },
     /// Make a host the primary of its mirrors.
     Promote {
         /// The host.

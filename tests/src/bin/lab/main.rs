@@ -127,6 +127,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
             follow,
         } => report::events(&open()?, &host, json, until.as_deref(), follow)?,
         Command::Status { json } => report::status(&open()?.status()?, json)?,
+        Command::Demo { dir, commits } => return demonstrate(&dir, commits),
         Command::Verify { dir, ignore_mtime } => {
             let options = verify::Options { mtime: !ignore_mtime };
             return report::differences(&open()?.verify(&dir, options)?);
@@ -210,4 +211,19 @@ fn down_all(limit: Duration) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!("{}", failures.join("\n"))
+}
+
+/// The last line says what came of it; the code is 0 only if nothing was lost and enough was committed.
+fn demonstrate(dir: &std::path::Path, commits: u64) -> anyhow::Result<u8> {
+    report::line(format_args!("A database survives its server:"))?;
+    let outcome = lab::demo::run(dir, commits)?;
+    let (count, lost) = (outcome.count, outcome.count.lost());
+    report::line(format_args!(
+        "committed {}, found {}, lost {lost}, failover {:.1} s",
+        count.committed,
+        count.found,
+        outcome.failover.as_secs_f64()
+    ))?;
+    let enough = count.committed as u64 >= lab::demo::COMMITS_MIN;
+    Ok(u8::from(lost > 0 || !enough))
 }
