@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::path::Path;
+use tracing::warn;
 
 /// Writes back what the kernel still caches, unmounts `dir` and ends the connection.
 ///
@@ -19,7 +20,7 @@ pub fn unmount(dir: &Path, number: Device) -> Result<(), MountError> {
     if !is_mounted(dir, number)? {
         return fusectl::abort(number);
     }
-    write_back(dir)?;
+    write_back(dir);
     match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW) {
         Ok(()) => fusectl::abort(number),
         Err(Errno::BUSY) => Err(MountError::Busy {
@@ -58,7 +59,10 @@ fn detach(dir: &Path, number: Device) -> Result<(), MountError> {
 }
 
 /// FUSE writes all dirty pages back for `syncfs`, although it does not tell the server that it was one.
-fn write_back(dir: &Path) -> Result<(), MountError> {
+///
+/// An error is reported and does not keep the mount: the pages it concerns are lost already, whether the mount
+/// stays or not, as on a disk that is full or broken.
+fn write_back(dir: &Path) {
     let synced = rustix::fs::open(
         dir,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -67,12 +71,12 @@ fn write_back(dir: &Path) -> Result<(), MountError> {
     .and_then(|root| rustix::fs::syncfs(&root));
     match synced {
         // Aborted or dead already: there is nobody to write back to.
-        Ok(()) | Err(Errno::NOTCONN | Errno::CONNABORTED) => Ok(()),
-        Err(errno) => Err(MountError::Call {
-            what: "write back what is cached of",
-            dir: dir.to_owned(),
-            source: errno.into(),
-        }),
+        Ok(()) | Err(Errno::NOTCONN | Errno::CONNABORTED) => {}
+        Err(errno) => warn!(
+            dir = %dir.display(),
+            %errno,
+            "some cached writes could not be written back and are lost; what was not fsynced may be missing"
+        ),
     }
 }
 

@@ -193,6 +193,8 @@ fn mounts_inside_the_directory_are_not_crossed() -> Outcome {
         fs::metadata(through.join("inside"))?.dev(),
         fs::metadata(directory.path())?.dev()
     );
+    // Or the temporary directory could not be removed.
+    rustix::mount::unmount(&inside, rustix::mount::UnmountFlags::DETACH)?;
     Ok(())
 }
 
