@@ -275,6 +275,26 @@ fn times_are_kept_to_the_nanosecond_also_before_1970() -> Outcome {
 }
 
 #[test]
+fn the_earliest_and_latest_times_do_no_harm() -> Outcome {
+    let scene = Scene::new(SyncMode::Write)?;
+    scene.same(|dir| {
+        let path = dir.join("file");
+        fs::write(&path, "x").expect("a file");
+        [i64::MIN, i64::MIN + 1, i64::MAX].map(|tv_sec| {
+            let time = rustix::fs::Timespec { tv_sec, tv_nsec: 5 };
+            let times = rustix::fs::Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            let set = rustix::fs::utimensat(CWD, &path, &times, rustix::fs::AtFlags::empty());
+            let status = fs::metadata(&path).expect("a status");
+            (set, status.mtime())
+        })
+    });
+    Ok(())
+}
+
+#[test]
 fn special_files_keep_type_and_device() -> Outcome {
     use rustix::fs::FileType;
     let scene = Scene::new(SyncMode::Write)?;
