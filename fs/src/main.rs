@@ -8,6 +8,7 @@ use skfs::control::server::Server;
 use skfs::link::tls::{Identity, check_node_name};
 use skfs::module::Module;
 use skfs::process;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -71,6 +72,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .with_default_directive(tracing::Level::INFO.into());
     tracing_subscriber::fmt()
         .with_env_filter(filter.from_env_lossy())
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     process::prepare();

@@ -93,12 +93,22 @@ impl Stage {
         Ok(())
     }
 
-    /// Kills host `a` as it is, promotes `b`, starts the server there, and counts.
-    pub fn fail_over(&self, ledger: Ledger) -> anyhow::Result<Outcome> {
+    /// Ends the clients and the server, as an administrator would.
+    pub fn close(&self, ledger: Ledger) -> anyhow::Result<()> {
+        ledger.finish(&self.log)?;
+        self.server.stop(&self.enter("a"))
+    }
+
+    /// Kills host `a` as it is, promotes `b`, starts the server there, and counts; `ledger` are the clients, if any
+    /// run.
+    pub fn fail_over(&self, ledger: Option<Ledger>) -> anyhow::Result<Outcome> {
         (self.say)("SIGKILL for everything on host a, in the middle of the load");
         let killed = Instant::now();
         self.lab.host("a").kill()?;
-        let committed = ledger.finish(&self.log)?;
+        let committed = match ledger {
+            Some(ledger) => ledger.finish(&self.log)?,
+            None => crate::postgres::committed_in(&self.log)?,
+        };
         (self.say)(&format!(
             "host a is dead; {} commits were written down. b becomes primary",
             committed.len()
@@ -126,7 +136,7 @@ pub fn run(dir: &Path, commits: u64) -> anyhow::Result<Outcome> {
     let stage = Stage::set_up(dir, &MirrorOptions::default(), |line| println!("  {line}"))?;
     let ledger = stage.load(1)?;
     stage.wait_for_commits(&ledger, commits.max(COMMITS_MIN))?;
-    let outcome = stage.fail_over(ledger)?;
+    let outcome = stage.fail_over(Some(ledger))?;
     println!("  pg_amcheck compares every table with its indexes");
     stage.server.check().context("pg_amcheck found damage")?;
     stage.server.stop(&stage.enter("b"))?;

@@ -269,11 +269,16 @@ impl Ledger {
             }
         }
         drop(self.log);
-        std::fs::read_to_string(log)?
-            .lines()
-            .map(|line| Ok(line.parse()?))
-            .collect()
+        committed_in(log)
     }
+}
+
+/// The ids that clients wrote down as committed.
+pub fn committed_in(log: &Path) -> anyhow::Result<BTreeSet<i64>> {
+    std::fs::read_to_string(log)?
+        .lines()
+        .map(|line| Ok(line.parse()?))
+        .collect()
 }
 
 /// Until told to stop or the connection breaks; other errors are returned.

@@ -4,7 +4,7 @@
 //! several users in a subtree of its own, so that the two sides see the same sequence. In the second kind of
 //! run threads share names; then only the end can be compared.
 //!
-//! [`Step`] is generated without looking at the file system ([`generate`]) and carried out by [`World`].
+//! [`Step`] is generated without looking at the file system (`generate`) and carried out by [`World`].
 
 mod generate;
 mod step;
