@@ -13,7 +13,7 @@ use crate::control::status::Standing;
 use crate::latency::Ring;
 use crate::link;
 use crate::operation::{FileHandle, InodeId, Number, Operation};
-use crate::record::Keeper;
+use crate::record::{Keeper, Record};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
 use crate::wire::frame::Message;
 use crate::wire::message::{
@@ -52,8 +52,9 @@ struct Inner {
     /// A connection whose `Hello` waits for a durable note.
     pending: Option<Candidate>,
     next_connection: u64,
-    /// The present session has received an operation: from then on its end counts.
-    received_any: bool,
+    /// What the record said before the present session, as long as that has received no operation: until then
+    /// nothing has changed, here or there, and the copies are what they were.
+    before: Option<Record>,
     /// The primary's backing handles, by which later versions find renamed inodes again.
     peer_handles: HashMap<InodeId, FileHandle>,
 }
@@ -114,7 +115,7 @@ impl Receiver {
             present: None,
             pending: None,
             next_connection: 1,
-            received_any: false,
+            before: None,
             peer_handles: HashMap::new(),
         };
         let shared = Shared {
@@ -239,15 +240,11 @@ impl Shared {
             &hello.identities,
         ));
         if let Start::Fresh { .. } = hello.start {
-            let mut record = self.keeper.current();
-            let unused = {
-                let inner = self.lock();
-                !inner.received_any && !matches!(inner.secondary.phase(), Phase::Idle | Phase::Ended)
-            };
-            if unused {
-                // A session that was opened and never carried an operation has changed nothing.
-                record.open = false;
-            }
+            let record = self
+                .lock()
+                .before
+                .clone()
+                .unwrap_or_else(|| self.keeper.current());
             let empty = premises.offers.iter().all(|offer| offer.empty);
             let peer_empty = hello.directories.iter().all(|offer| offer.empty);
             record.admits(empty, &hello.start, peer_empty)?;
@@ -319,7 +316,7 @@ impl Shared {
             }
             match &message {
                 ToSecondary::Operation { operation, .. } => {
-                    inner.received_any = true;
+                    inner.before = None;
                     if let Operation::Bind { inode, handle, .. } = operation {
                         inner.peer_handles.insert(*inode, handle.clone());
                     }
@@ -414,7 +411,7 @@ impl Shared {
             }
             Action::NoteOpen => {
                 let generation = inner.pending.as_ref().and_then(|candidate| candidate.generation);
-                inner.received_any = false;
+                inner.before.get_or_insert_with(|| self.keeper.current());
                 self.note("note that a session is open", move |shared| {
                     shared.keeper.update(|record| {
                         record.open = true;
@@ -444,7 +441,7 @@ impl Shared {
     fn note(
         self: &Arc<Self>,
         attempt: &'static str,
-        write: impl FnOnce(&Shared) -> Result<crate::record::Record, crate::record::RecordError> + Send + 'static,
+        write: impl FnOnce(&Shared) -> Result<Record, crate::record::RecordError> + Send + 'static,
     ) {
         let shared = self.clone();
         self.runtime.spawn_blocking(move || {
@@ -530,14 +527,10 @@ impl Shared {
         };
         self.reporter
             .report(What::Warning, format!("the session is over: {sequel}"));
-        if !inner.received_any && !matches!(over, Over::Parted { .. }) {
-            // No operation came: nothing was changed, here or there, and the copies are still equal.
-            let keeper = self.keeper.clone();
-            self.runtime.spawn_blocking(move || {
-                if let Err(error) = keeper.update(|record| record.open = false) {
-                    warn!(%error, "a session without any operation still counts as open");
-                }
-            });
+        // A session that changed nothing leaves what was known before; the record goes on saying "open", so that a
+        // restart of this process errs on the safe side.
+        if matches!(over, Over::Clean | Over::Parted { .. }) {
+            inner.before = None;
         }
     }
 }
