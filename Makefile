@@ -18,8 +18,15 @@ demo: setup-test build ## a primary dies under load; nothing that was committed 
 test: setup-test build $(TOOLS)/bin/pjdfstest ## everything, under 25 minutes
 	cargo test --release --locked --workspace
 
-test-long: setup-test build $(TOOLS)/bin/pjdfstest ## hours: many seeds, many failovers
+test-long: setup-test build $(TOOLS)/bin/pjdfstest test-control ## hours: many seeds, many failovers
 	SIDEKICK_LONG=1 cargo test --release --locked --workspace -- --include-ignored
+
+# Would the failover tests notice a loss? With a secondary that loses what it answers they must.
+.PHONY: test-control
+test-control: setup-test build
+	cargo build --release --locked -p skfs --features control-test --target-dir target/control
+	cp target/release/lab target/release/skctl target/control/release/
+	SIDEKICK_BIN=$(CURDIR)/target/control/release cargo test --release --locked -p sidekick-lab --features control --test control
 
 check: setup-check ## format, lints, docs, dependencies, unit tests, fuzz targets
 	cargo fmt --all --check

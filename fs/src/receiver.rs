@@ -12,7 +12,7 @@ use crate::control::event::{Reporter, What};
 use crate::control::status::Standing;
 use crate::latency::Ring;
 use crate::link;
-use crate::operation::{FileHandle, InodeId, Number, Operation};
+use crate::operation::{FileHandle, InodeId, Number, Operation, Outcome};
 use crate::record::{Keeper, Record};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
 use crate::wire::frame::Message;
@@ -351,8 +351,23 @@ impl Shared {
         }
     }
 
+    #[cfg(not(feature = "control-test"))]
+    fn apply(&self, operation: &Operation) -> Outcome {
+        self.store.apply(operation)
+    }
+
+    /// As long as `lose` lies in the state directory, answers without applying.
+    #[cfg(feature = "control-test")]
+    fn apply(&self, operation: &Operation) -> Outcome {
+        if self.keeper.state().join("lose").exists() {
+            let length = operation.length();
+            return Outcome::Applied(crate::operation::Applied { length, handle: None });
+        }
+        self.store.apply(operation)
+    }
+
     /// An operation has ended on a worker.
-    fn done(self: &Arc<Self>, number: Number, outcome: crate::operation::Outcome) {
+    fn done(self: &Arc<Self>, number: Number, outcome: Outcome) {
         self.finishing.fetch_add(1, Ordering::AcqRel);
         let mut inner = self.lock();
         let others = self.finishing.fetch_sub(1, Ordering::AcqRel) > 1;
@@ -385,7 +400,7 @@ impl Shared {
                 let shared = self.clone();
                 self.runtime.spawn_blocking(move || {
                     let began = Instant::now();
-                    let outcome = shared.store.apply(&operation);
+                    let outcome = shared.apply(&operation);
                     shared.local.record(began.elapsed());
                     shared.done(number, outcome);
                 });

@@ -257,6 +257,11 @@ impl Keeper {
         Ok(Keeper { file, current })
     }
 
+    /// The state directory.
+    pub fn state(&self) -> &Path {
+        self.file.path.parent().unwrap_or(Path::new("/"))
+    }
+
     /// The record as it is on disk.
     pub fn current(&self) -> Record {
         self.lock().clone()
