@@ -327,17 +327,20 @@ impl Module {
                     tokio::task::block_in_place(|| self.abort_mounts(&mut mounts));
                     replicator.abandon();
                 } else {
-                    let waiting = replicator.waiting();
-                    if let Some(reason) = waiting {
+                    if let Some(reason) = replicator.waiting() {
                         return Err(refusal(
                             RefusalKind::Busy,
                             format!(
-                                "{reason}: connect or go-alone first, or stop with --abort and lose them"
+                                "{reason}: connect or go-alone first, or stop with --abort and lose what waits"
                             ),
                         ));
                     }
                     tokio::task::block_in_place(|| self.unmount(&mut mounts))?;
-                    replicator.end().await?;
+                    // Nothing may change the directories unseen, however the session ends.
+                    tokio::task::block_in_place(|| self.cover_all());
+                    let ended = replicator.end().await;
+                    self.set_role(Role::Stopped { unlocked: false });
+                    return ended.map(|()| Reply::Done);
                 }
             }
         }

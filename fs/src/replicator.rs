@@ -270,17 +270,18 @@ impl Replicator {
         }
     }
 
-    /// Why an unmount would wait for a decision, if it would.
+    /// Why the directories cannot be unmounted cleanly now, if so: something waits for a decision, or it is open
+    /// whether the secondary has all.
     pub fn waiting(&self) -> Option<String> {
         let view = self.view();
         let why = match view.phase {
-            Phase::NoSession => "no secondary has been connected".to_owned(),
+            Phase::NoSession if view.queue_depth > 0 => "no secondary has been connected".to_owned(),
             Phase::Disconnected => "the connection to the secondary is broken".to_owned(),
             Phase::Deciding(loss) | Phase::Parting(loss) => format!("the secondary is lost ({loss})"),
             Phase::Failed { reason } => format!("this node's disk fails ({reason})"),
-            Phase::InSync { .. } | Phase::Alone(_) | Phase::Ended => return None,
+            Phase::NoSession | Phase::InSync { .. } | Phase::Alone(_) | Phase::Ended => return None,
         };
-        (view.queue_depth > 0).then(|| format!("{} operations wait: {why}", view.queue_depth))
+        Some(format!("{why}, {} operations wait", view.queue_depth))
     }
 
     /// Goes on without the secondary: the record first, durably, then the waiting operations.
