@@ -41,8 +41,6 @@ const WINDOW_BYTES: u32 = 16 << 20;
 const FIRST_RTT: Duration = Duration::from_millis(10);
 /// Packets per acknowledgement: each costs both sides a system call.
 const ACK_AFTER_PACKETS: u32 = 10;
-/// Longest silence of an idle connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Shortest time after which a silent connection counts as broken, whatever `peer_stall` says.
 const IDLE_MIN: Duration = Duration::from_millis(500);
 /// Wanted for the socket's buffers, so that a full write in one burst is not dropped.
@@ -254,7 +252,8 @@ fn transport(peer_stall: Duration, streams: u32) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         // Fails only beyond 2^62 milliseconds; the configuration allows an hour.
         .max_idle_timeout(IdleTimeout::try_from(idle).ok())
-        .keep_alive_interval(Some(KEEP_ALIVE.min(idle / 3)))
+        // Later than a session's own pings, which keep the connection alive as well: only what has no session needs it.
+        .keep_alive_interval(Some(idle * 2 / 3))
         .stream_receive_window(VarInt::from_u32(WINDOW_BYTES))
         .receive_window(VarInt::from_u32(WINDOW_BYTES))
         .send_window(u64::from(WINDOW_BYTES))

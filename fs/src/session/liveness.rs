@@ -9,7 +9,9 @@ use crate::wire::message::Running;
 use std::time::Duration;
 
 const PING_BUSY_MAX: Duration = Duration::from_secs(1);
-const PING_IDLE: Duration = Duration::from_secs(2);
+/// Several times within the idle time of the link, half of `peer_stall`: the link then needs no keep-alive of its
+/// own, and an idle pair hardly wakes up.
+const PING_IDLE_MAX: Duration = Duration::from_millis(2500);
 
 /// How long an operation may be in the secondary's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl Liveness {
     pub(super) fn ping_due(&self, oldest: Option<Duration>) -> Duration {
         match oldest {
             Some(oldest) => self.last_ping.max(oldest) + (self.peer_stall / 10).min(PING_BUSY_MAX),
-            None => self.last_ping + PING_IDLE,
+            None => self.last_ping + (self.peer_stall / 4).min(PING_IDLE_MAX),
         }
     }
 
@@ -131,14 +133,19 @@ impl Liveness {
         }
     }
 
+    /// Since when something waits for the secondary and nothing was heard of it; none while nothing waits.
+    pub(super) fn silent_since(&self, oldest: Option<Duration>) -> Option<Duration> {
+        let waiting = [oldest, self.ping_since].into_iter().flatten().min();
+        waiting.map(|waiting| waiting.max(self.heard))
+    }
+
     /// When the secondary counts as stalled if nothing happens; `suspect_waits` says whether a number is unanswered.
     pub(super) fn stalled_at(
         &self,
         oldest: Option<Duration>,
         suspect_waits: impl Fn(Number) -> bool,
     ) -> Option<Duration> {
-        let waiting = [oldest, self.ping_since].into_iter().flatten().min();
-        let silent = waiting.map(|waiting| waiting.max(self.heard) + self.peer_stall);
+        let silent = self.silent_since(oldest).map(|since| since + self.peer_stall);
         let stuck = self
             .suspect
             .filter(|(number, _)| suspect_waits(*number))

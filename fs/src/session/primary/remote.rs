@@ -86,7 +86,10 @@ impl Primary {
         match &mut self.state {
             State::InSync { session } => {
                 let session = *session;
-                self.state = State::Disconnected { session, since: now };
+                // A link is found dead only after a silence, in which writers waited already: that counts too.
+                let silent = self.liveness.silent_since(self.stream.oldest());
+                let since = silent.unwrap_or(now).min(now);
+                self.state = State::Disconnected { session, since };
                 actions.push(Action::ConnectionLost);
             }
             State::Deciding { linked, .. } | State::Parting { linked, .. } => *linked = false,
