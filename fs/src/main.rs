@@ -12,9 +12,13 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
+
+/// How long a process that was told to stop waits for commands that are still under way.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Sidekick's replicated file system: one process for each mirror module on a node.
 ///
@@ -87,7 +91,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let result = runtime.block_on(serve(config));
     // A worker may be stuck in a disk that does not answer; the process must end all the same.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     result
 }
 
@@ -100,7 +104,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = server.serve(module.clone()) => anyhow::bail!("the control socket ended"),
-            () = module.stopped() => return Ok(()),
+            () = module.stopped() => {
+                // Whoever said stop is answered. Another command that goes on for longer is cut off.
+                if tokio::time::timeout(ANSWER_TIME_MAX, server.answered()).await.is_err() {
+                    warn!("stopped while a command was not answered yet");
+                }
+                return Ok(());
+            }
             _ = terminate.recv() => stop(&module, "SIGTERM").await,
             _ = interrupt.recv() => stop(&module, "SIGINT").await,
         }

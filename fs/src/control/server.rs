@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tracing::{debug, warn};
 
 /// Connections at one time; further ones wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 64;
 /// Answers and events that may wait for a slow reader; at the bound its connection is closed.
 const OUTGOING_MAX: usize = 1024;
+/// Commands under way at one time, of all connections; at the bound no more are read.
+const UNANSWERED_MAX: u32 = 1024;
 
 /// What carries the commands out.
 pub trait Commands: Send + Sync + 'static {
@@ -50,6 +52,8 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
+    /// One permit for each command that is not answered yet.
+    unanswered: Arc<Semaphore>,
     path: PathBuf,
 }
 
@@ -80,6 +84,7 @@ impl Server {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(system("protect"))?;
         Ok(Server {
             listener,
+            unanswered: Arc::new(Semaphore::new(UNANSWERED_MAX as usize)),
             path: path.to_owned(),
         })
     }
@@ -93,9 +98,9 @@ impl Server {
             };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let commands = commands.clone();
+                    let (commands, unanswered) = (commands.clone(), self.unanswered.clone());
                     tokio::spawn(async move {
-                        if let Err(error) = connection(stream, commands).await {
+                        if let Err(error) = connection(stream, commands, unanswered).await {
                             debug!(%error, "a control connection ended");
                         }
                         drop(place);
@@ -111,6 +116,17 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Returns once every command that was taken is answered, the bytes handed to the kernel: `stop` is answered
+    /// before the process ends. Takes no new commands from then on.
+    pub async fn answered(&self) {
+        match self.unanswered.acquire_many(UNANSWERED_MAX).await {
+            Ok(all) => all.forget(),
+            Err(error) => debug!(%error, "the commands are not counted any more"),
+        }
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
@@ -119,15 +135,23 @@ impl Drop for Server {
     }
 }
 
-async fn connection<C: Commands>(stream: UnixStream, commands: Arc<C>) -> io::Result<()> {
+/// What is to be written, and what is given back once it is.
+type Outgoing = mpsc::Sender<(Message, Option<OwnedSemaphorePermit>)>;
+
+async fn connection<C: Commands>(
+    stream: UnixStream,
+    commands: Arc<C>,
+    unanswered: Arc<Semaphore>,
+) -> io::Result<()> {
     let (mut reader, mut writer) = stream.into_split();
-    let (outgoing, mut queue) = mpsc::channel::<Message>(OUTGOING_MAX);
+    let (outgoing, mut queue): (Outgoing, _) = mpsc::channel(OUTGOING_MAX);
     let write = tokio::spawn(async move {
-        while let Some(message) = queue.recv().await {
+        while let Some((message, permit)) = queue.recv().await {
             let body = serde_json::to_vec(&message)?;
             let length = u32::try_from(body.len()).map_err(io::Error::other)?;
             writer.write_all(&length.to_be_bytes()).await?;
             writer.write_all(&body).await?;
+            drop(permit);
         }
         Ok::<_, io::Error>(())
     });
@@ -157,13 +181,15 @@ async fn connection<C: Commands>(stream: UnixStream, commands: Arc<C>) -> io::Re
                 subscribed = true;
                 tokio::spawn(forward(commands.events(), outgoing.clone()));
             }
-            respond(&outgoing, request.id, Ok(Reply::Done)).await;
+            respond(&outgoing, request.id, Ok(Reply::Done), None).await;
             continue;
         }
+        // Closed never; when all are taken the connection is not read further.
+        let permit = unanswered.clone().acquire_owned().await.ok();
         let (commands, outgoing) = (commands.clone(), outgoing.clone());
         tokio::spawn(async move {
             let result = commands.call(request.command).await;
-            respond(&outgoing, request.id, result).await;
+            respond(&outgoing, request.id, result, permit).await;
         });
     };
     drop(outgoing);
@@ -196,13 +222,19 @@ async fn read_frame(reader: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Opti
     Ok(Some(body))
 }
 
-async fn respond(outgoing: &mpsc::Sender<Message>, id: u64, result: Result<Reply, Refusal>) {
-    if outgoing.send(Message::Response { id, result }).await.is_err() {
+async fn respond(
+    outgoing: &Outgoing,
+    id: u64,
+    result: Result<Reply, Refusal>,
+    permit: Option<OwnedSemaphorePermit>,
+) {
+    let response = Message::Response { id, result };
+    if outgoing.send((response, permit)).await.is_err() {
         debug!(id, "the client left before its answer");
     }
 }
 
-async fn refuse(outgoing: &mpsc::Sender<Message>, id: u64, message: String) {
+async fn refuse(outgoing: &Outgoing, id: u64, message: String) {
     respond(
         outgoing,
         id,
@@ -210,15 +242,16 @@ async fn refuse(outgoing: &mpsc::Sender<Message>, id: u64, message: String) {
             kind: RefusalKind::BadRequest,
             message,
         }),
+        None,
     )
     .await;
 }
 
-async fn forward(mut events: broadcast::Receiver<Event>, outgoing: mpsc::Sender<Message>) {
+async fn forward(mut events: broadcast::Receiver<Event>, outgoing: Outgoing) {
     loop {
         match events.recv().await {
             Ok(event) => {
-                if outgoing.try_send(Message::Event(event)).is_err() {
+                if outgoing.try_send((Message::Event(event), None)).is_err() {
                     // Gone, or so slow that its queue is full: it must subscribe again and ask for the status.
                     return;
                 }
