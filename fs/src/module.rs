@@ -125,32 +125,44 @@ impl Module {
 
     async fn become_primary(self: &Arc<Self>, ignore_holders: bool, force: bool) -> Result<Reply, Refusal> {
         let mut mounts = self.mounts.lock().await;
-        let was_in_sync = match self.role() {
-            Role::Primary(_) => return Ok(Reply::Done),
+        // What refuses comes first: a node that is refused keeps the role it has.
+        let role = self.role();
+        if let Role::Primary(_) = role {
+            return Ok(Reply::Done);
+        }
+        let module = self.clone();
+        tokio::task::spawn_blocking(move || module.refuse_holders(ignore_holders))
+            .await
+            .map_err(|error| system("look for programs in the directories", error))??;
+        let barred = || match self.keeper.current().bars_primary() {
+            Some(reason) if !force => Err(refusal(
+                RefusalKind::NotUpToDate,
+                format!(
+                    "{} cannot become primary: {reason}. Start it as secondary, or, if you know that this copy is the \
+                     one to keep, use --force: the other copy then needs a full copy",
+                    self.config.node
+                ),
+            )),
+            barred => Ok(barred.is_some()),
+        };
+        let was_in_sync = match role {
             Role::Secondary(receiver) => {
+                if !matches!(receiver.view().phase, secondary::Phase::Serving { .. }) {
+                    barred()?;
+                }
                 let had_session = receiver.leave("it was told to become primary").await;
                 self.set_role(Role::Stopped { unlocked: false });
                 had_session
             }
-            Role::Stopped { .. } => false,
+            Role::Stopped { .. } | Role::Primary(_) => false,
         };
         if was_in_sync {
             self.note_alone("it was in sync when it was told to become primary")?;
-        } else if let Some(reason) = self.keeper.current().bars_primary() {
-            if !force {
-                return Err(refusal(
-                    RefusalKind::NotUpToDate,
-                    format!(
-                        "{} cannot become primary: {reason}. Start it as secondary, or, if you know that this copy is the \
-                         one to keep, use --force: the other copy then needs a full copy",
-                        self.config.node
-                    ),
-                ));
-            }
+        } else if barred()? {
             self.note_alone("it was forced to become primary")?;
         }
         let module = self.clone();
-        let (made, replicator) = tokio::task::spawn_blocking(move || module.mount_all(ignore_holders))
+        let (made, replicator) = tokio::task::spawn_blocking(move || module.mount_all())
             .await
             .map_err(|error| system("mount the directories", error))??;
         *mounts = made;
@@ -175,8 +187,7 @@ impl Module {
     }
 
     /// Mounts every directory, or none.
-    fn mount_all(&self, ignore_holders: bool) -> Result<(Vec<Mounted>, Arc<Replicator>), Refusal> {
-        self.refuse_holders(ignore_holders)?;
+    fn mount_all(&self) -> Result<(Vec<Mounted>, Arc<Replicator>), Refusal> {
         let store = self
             .store()
             .map_err(|error| system("open the directories", format!("{error:#}")))?;
