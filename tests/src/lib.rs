@@ -12,6 +12,7 @@ pub mod mirror;
 pub mod mirrors;
 pub mod mount_points;
 pub mod namespace;
+pub mod pair;
 pub mod process;
 pub mod programs;
 pub mod random;
