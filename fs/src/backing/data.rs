@@ -16,6 +16,17 @@ use rustix::io::Errno;
 /// What a copy goes through when the kernel cannot copy by itself.
 const COPY_BUFFER_BYTES: usize = 128 << 10;
 
+/// The mode as `fallocate(2)` takes it.
+pub(super) fn fallocate_flags(mode: FallocateMode) -> FallocateFlags {
+    match mode {
+        FallocateMode::Allocate => FallocateFlags::empty(),
+        FallocateMode::AllocateKeepSize => FallocateFlags::KEEP_SIZE,
+        FallocateMode::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        FallocateMode::ZeroRange => FallocateFlags::ZERO_RANGE,
+        FallocateMode::ZeroRangeKeepSize => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+    }
+}
+
 impl Store {
     pub(super) fn write(
         &self,
@@ -52,13 +63,7 @@ impl Store {
         time: Option<Timestamp>,
         set_mode: Option<u32>,
     ) -> Result<(), Failure> {
-        let flags = match mode {
-            FallocateMode::Allocate => FallocateFlags::empty(),
-            FallocateMode::AllocateKeepSize => FallocateFlags::KEEP_SIZE,
-            FallocateMode::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            FallocateMode::ZeroRange => FallocateFlags::ZERO_RANGE,
-            FallocateMode::ZeroRangeKeepSize => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
-        };
+        let flags = fallocate_flags(mode);
         let change = Change::begin(self.writer(inode)?, time)?;
         let result = loop {
             match rustix::fs::fallocate(change.node.fd(), flags, offset, length) {

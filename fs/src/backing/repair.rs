@@ -19,10 +19,11 @@ impl Store {
     /// Whether this node would refuse `operation` as the secondary did, with `refused`. Changes no content: for
     /// room, blocks may be reserved where the operation would need them.
     pub fn refusal_like(&self, operation: &Operation, refused: Errno) -> Option<Errno> {
-        if !is_room(refused) {
-            return self.would_refuse(operation);
+        if is_room(refused) {
+            return self.lacks_room(operation);
         }
-        self.lacks_room(operation)
+        self.would_refuse(operation)
+            .or_else(|| self.beyond_limits(operation))
     }
 
     /// The operations that make the other copy what this one is, in everything that `operation` may have changed

@@ -61,6 +61,66 @@ impl Store {
         }
     }
 
+    /// What this node's file system cannot do to any file: sizes beyond its limit (`EFBIG`), kinds of allocation or
+    /// attributes that it does not know (`EOPNOTSUPP`). Tried on a scratch file.
+    pub(super) fn beyond_limits(&self, operation: &Operation) -> Option<OurErrno> {
+        let tried = match operation {
+            Operation::Write {
+                inode, offset, data, ..
+            } => self.try_size(*inode, *offset, data.len() as u64),
+            Operation::CopyRange {
+                target,
+                target_offset,
+                length,
+                ..
+            } => self.try_size(*target, *target_offset, *length),
+            Operation::SetAttributes { inode, attributes } => match attributes.size {
+                Some(size) => self.try_size(*inode, size, 0),
+                None => Ok(()),
+            },
+            Operation::Fallocate {
+                inode,
+                mode,
+                offset,
+                length,
+                ..
+            } => self
+                .try_size(*inode, *offset, *length)
+                .and_then(|()| self.try_allocation(*inode, *mode)),
+            Operation::SetXattr {
+                inode, name, value, ..
+            } => self.try_xattr(*inode, name.as_bytes(), value),
+            Operation::Bind { .. }
+            | Operation::Create(_)
+            | Operation::Link { .. }
+            | Operation::Unlink(_)
+            | Operation::Rename(_)
+            | Operation::RemoveXattr { .. }
+            | Operation::Sync { .. }
+            | Operation::Checkpoint => Ok(()),
+        };
+        match tried {
+            Err(Unopened::Refused(errno)) if !is_room(errno) => Some(errno),
+            Err(Unopened::Refused(_) | Unopened::NotBound(_)) | Ok(()) => None,
+        }
+    }
+
+    fn try_size(&self, inode: InodeId, offset: u64, length: u64) -> std::result::Result<(), Unopened> {
+        let root = self.root(self.root_of(inode)?);
+        let end = offset.saturating_add(length);
+        Ok(with_scratch(root, false, |scratch| {
+            rustix::fs::ftruncate(scratch.fd(), end)
+        })?)
+    }
+
+    fn try_allocation(&self, inode: InodeId, mode: FallocateMode) -> std::result::Result<(), Unopened> {
+        let root = self.root(self.root_of(inode)?);
+        let flags = super::data::fallocate_flags(mode);
+        Ok(with_scratch(root, false, |scratch| {
+            rustix::fs::fallocate(scratch.fd(), flags, 0, 1)
+        })?)
+    }
+
     fn reserve(&self, inode: InodeId, offset: u64, length: u64) -> std::result::Result<(), Unopened> {
         let file = self.open(inode, Access::Write)?;
         let before = file.status()?;

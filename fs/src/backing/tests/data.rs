@@ -325,3 +325,28 @@ fn a_full_disk_refuses_and_leaves_everything_as_it_was() {
     };
     std::thread::spawn(in_namespace).join().unwrap();
 }
+
+#[test]
+fn a_size_beyond_the_file_systems_limit_is_refused_on_both_nodes_alike() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", b"content");
+    let far = Operation::SetAttributes {
+        inode: file,
+        attributes: Attributes {
+            size: Some(999_999_999_999_999),
+            ..Attributes::default()
+        },
+    };
+    let too_big = errno(rustix::io::Errno::FBIG);
+    assert_eq!(scratch.store.apply(&far), Outcome::Refused(too_big));
+    assert_eq!(scratch.store.refusal_like(&far, too_big), Some(too_big));
+    let near = Operation::SetAttributes {
+        inode: file,
+        attributes: Attributes {
+            size: Some(1 << 30),
+            ..Attributes::default()
+        },
+    };
+    assert_eq!(scratch.store.refusal_like(&near, too_big), None);
+    assert_eq!(std::fs::read(scratch.path("file")).unwrap(), b"content");
+}
