@@ -1,7 +1,8 @@
 //! Operations on a file's data: write, fallocate, copy_file_range.
 //!
 //! A change of data that is refused leaves the `mtime` as it was (the kernel sets it before it finds no room),
-//! so that two nodes that both refuse stay equal. After a failure midway nothing is rolled back: the caller asks
+//! so that two nodes that both refuse stay equal; so does one that carries no time, since the kernel's write-back
+//! cache keeps the time and sets it by itself, before or after. After a failure midway nothing is rolled back: the caller asks
 //! [`Store::status`] and [`Store::read`] what is true now.
 
 use super::node::mtime;
@@ -98,9 +99,12 @@ impl Store {
             return Err(Failure::Refused(Errno::INVAL.into()));
         }
         let from = self.open(source, Access::Read)?;
-        let kind = from.status().map_err(Failure::unchanged)?.st_mode;
-        if FileType::from_raw_mode(kind) == FileType::Directory {
+        let status = from.status().map_err(Failure::unchanged)?;
+        if FileType::from_raw_mode(status.st_mode) == FileType::Directory {
             return Err(Failure::Refused(Errno::ISDIR.into()));
+        }
+        if ends_before(&status, source_offset, length) {
+            return Err(Failure::Refused(SOURCE_TOO_SHORT.into()));
         }
         let change = Change::begin(self.writer(target)?, time)?;
         let mut copier = Copier::Kernel;
@@ -121,6 +125,15 @@ impl Store {
             handle: None,
         })
     }
+}
+
+/// The answer to a copy from behind the end of its source, which an earlier operation has cut meanwhile: on it
+/// the kernel copies by reading and writing.
+pub(super) const SOURCE_TOO_SHORT: Errno = Errno::XDEV;
+
+/// Whether a copy of `length` bytes from `offset` does not lie within its source.
+pub(super) fn ends_before(source: &Stat, offset: u64, length: u64) -> bool {
+    offset.saturating_add(length) > source.st_size.cast_unsigned()
 }
 
 /// A change of one file's data in progress.
@@ -151,10 +164,8 @@ impl<'a> Change<'a> {
         if let Some(mode) = mode {
             self.node.set_mode(mode).map_err(Failure::midway)?;
         }
-        if self.time.is_some() {
-            self.node.set_times(None, self.time).map_err(Failure::midway)?;
-        }
-        Ok(())
+        let time = self.time.unwrap_or_else(|| mtime(&self.before));
+        self.node.set_times(None, Some(time)).map_err(Failure::midway)
     }
 
     fn end_badly(self, errno: Errno, changed: bool) -> Failure {

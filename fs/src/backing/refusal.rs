@@ -1,5 +1,6 @@
 //! What an errno means, and which operations the names and attributes as they are would refuse.
 
+use super::data::{SOURCE_TOO_SHORT, ends_before};
 use super::node::{ACL_ACCESS, ACL_DEFAULT};
 use super::open::{Access, Opened};
 use super::store::{Store, Unopened};
@@ -100,7 +101,7 @@ type Checked = Result<(), Verdict>;
 impl Store {
     /// Whether the names and attributes as they are now refuse `operation`, and with which errno: `EEXIST`,
     /// `ENOENT`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `ELOOP`, `EMLINK`, `ENODATA`; also `EPERM` for the reserved
-    /// name, `EXDEV` between two directories, `EINVAL` for a directory moved into itself. Changes nothing.
+    /// name, `EXDEV` between two directories and from behind the end of a file, `EINVAL` for a directory moved into itself. Changes nothing.
     ///
     /// `None`: it would not be refused for these reasons, or that could not be found out.
     pub fn would_refuse(&self, operation: &Operation) -> Option<OurErrno> {
@@ -113,9 +114,13 @@ impl Store {
             Operation::Unlink(unlink) => self.check_unlink(unlink),
             Operation::Rename(rename) => self.check_rename(rename),
             Operation::Write { inode, .. } | Operation::Fallocate { inode, .. } => self.check_data(*inode),
-            Operation::CopyRange { source, target, .. } => {
-                self.check_data(*source).and_then(|()| self.check_data(*target))
-            }
+            Operation::CopyRange {
+                source,
+                source_offset,
+                target,
+                length,
+                ..
+            } => self.check_copy((*source, *source_offset), *target, *length),
             Operation::SetAttributes { inode, attributes } if attributes.size.is_some() => {
                 self.check_data(*inode)
             }
@@ -205,6 +210,13 @@ impl Store {
             (true, true) => refuse_if(!holds_nothing(&opened)?, Errno::NOTEMPTY),
             (false, false) => Ok(()),
         }
+    }
+
+    fn check_copy(&self, (source, offset): (InodeId, u64), target: InodeId, length: u64) -> Checked {
+        self.check_data(source)?;
+        self.check_data(target)?;
+        let status = self.node_status(source)?;
+        refuse_if(ends_before(&status, offset, length), SOURCE_TOO_SHORT)
     }
 
     fn check_data(&self, inode: InodeId) -> Checked {

@@ -132,8 +132,42 @@ fn a_copy_is_whole_between_files_and_within_one() {
         scratch.store.apply(&overlapping),
         Outcome::Refused(errno(E::INVAL))
     );
+    // The source was cut after the copy was asked for.
     let beyond = copy((source, 299_999), (target, 0), 2);
-    assert_eq!(scratch.store.apply(&beyond), Outcome::Failed(errno(E::IO)));
+    assert_eq!(scratch.store.would_refuse(&beyond), Some(errno(E::XDEV)));
+    assert_eq!(scratch.store.apply(&beyond), Outcome::Refused(errno(E::XDEV)));
+}
+
+#[test]
+fn a_change_without_a_time_leaves_the_time() {
+    let scratch = Scratch::new();
+    let inode = scratch.file("file", b"content");
+    let before = scratch.store.status(inode).unwrap();
+    let changes = [
+        Operation::Write {
+            inode,
+            offset: 0,
+            data: b"new".as_slice().into(),
+            time: None,
+            mode: None,
+        },
+        Operation::Fallocate {
+            inode,
+            mode: FallocateMode::Allocate,
+            offset: 0,
+            length: 9000,
+            time: None,
+            set_mode: None,
+        },
+    ];
+    for change in changes {
+        scratch.applied(&change);
+        let after = scratch.store.status(inode).unwrap();
+        assert_eq!(
+            (after.st_mtime, after.st_mtime_nsec),
+            (before.st_mtime, before.st_mtime_nsec)
+        );
+    }
 }
 
 #[test]
