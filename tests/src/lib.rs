@@ -25,6 +25,7 @@ pub mod wait;
 pub mod demo;
 pub mod differential;
 pub mod postgres;
+pub mod recorded;
 
 pub use error::{Error, Result};
 pub use host::HostHandle;

@@ -14,11 +14,12 @@ pub use generate::Generator;
 pub use step::{Outcome, Step, User};
 pub use world::{Sharing, World};
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// How many calls failed with each errno, and how many there were.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct Tally {
     /// All calls.
     pub calls: u64,

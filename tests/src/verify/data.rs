@@ -2,7 +2,7 @@
 
 use crate::error::{Attempt, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::SeekFrom;
+use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 use std::path::Path;
 
@@ -19,7 +19,15 @@ pub(super) fn compare(
     path: &Path,
 ) -> Result<(u64, Vec<String>)> {
     let mut found = Vec::new();
-    let (map, other_map) = (data_map(first, size, path)?, data_map(second, size, path)?);
+    let mut maps = (data_map(first, size, path)?, data_map(second, size, path)?);
+    if maps.0 != maps.1 {
+        // Of what was allocated and not written, the kernel counts as data whatever its cache holds pages of:
+        // somebody has read it on one side.
+        drop_clean_pages(first, path)?;
+        drop_clean_pages(second, path)?;
+        maps = (data_map(first, size, path)?, data_map(second, size, path)?);
+    }
+    let (map, other_map) = maps;
     if map != other_map {
         found.push(format!(
             "holes: data at {} and {}",
@@ -62,6 +70,10 @@ fn read(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64, path: &Path) -> Re
         }
     }
     Ok(())
+}
+
+fn drop_clean_pages(file: &OwnedFd, path: &Path) -> Result<()> {
+    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).on("drop the cached pages of", path)
 }
 
 fn data_map(file: &OwnedFd, size: u64, path: &Path) -> Result<Vec<Extent>> {
