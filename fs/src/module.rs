@@ -676,7 +676,7 @@ fn show_secondary(status: &mut Status, receiver: &Receiver) {
             State::Second,
             SubState::Ready,
             false,
-            Some("the connection to the primary is broken"),
+            Some("the connection to the primary is broken; it may have gone on alone"),
         ),
         secondary::Phase::Opening => (State::Second, SubState::Transient, true, None),
         secondary::Phase::Closing => (State::Second, SubState::Transient, true, None),
@@ -696,7 +696,8 @@ fn show_secondary(status: &mut Status, receiver: &Receiver) {
     status.state = state;
     status.sub_state = sub_state;
     status.connected = connected;
-    status.in_sync = state == State::Second && sub_state == SubState::Ready;
+    // Cut off, it cannot know whether the primary has gone on alone.
+    status.in_sync = connected && state == State::Second && sub_state == SubState::Ready;
     if status.reason.is_none() {
         status.reason = reason.map(str::to_owned);
     }

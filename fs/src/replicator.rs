@@ -23,6 +23,7 @@ use crate::wire::frame::Message;
 use crate::wire::message::{Generation, Hello, Rejection, SessionId, Start, ToPrimary, ToSecondary, Welcome};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -60,6 +61,8 @@ pub struct Replicator {
     rearm: Notify,
     /// Set once, by `abandon` or when the last operation was answered: the tasks end.
     over: watch::Sender<bool>,
+    /// The secondary has noted durably that its copy is outdated.
+    peer_noted: AtomicBool,
     /// Only one `connect` at a time.
     connecting: tokio::sync::Mutex<()>,
     local: Ring,
@@ -173,6 +176,7 @@ impl Replicator {
             phase,
             rearm: Notify::new(),
             over: watch::Sender::new(false),
+            peer_noted: AtomicBool::new(false),
             connecting: tokio::sync::Mutex::new(()),
             local: Ring::default(),
             wire: Ring::default(),
@@ -499,10 +503,13 @@ impl Replicator {
                 },
                 format!("goes on alone ({loss}); the other copy can only join again by a full copy"),
             ),
-            Action::PeerNoted => (
-                What::Warning,
-                "the secondary has noted durably that its copy is outdated".to_owned(),
-            ),
+            Action::PeerNoted => {
+                self.peer_noted.store(true, Ordering::Release);
+                (
+                    What::Warning,
+                    "the secondary has noted durably that its copy is outdated".to_owned(),
+                )
+            }
             Action::Repairing => (
                 What::Repairing,
                 "this node had no room for what the secondary accepted; the secondary is led back".to_owned(),

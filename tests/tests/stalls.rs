@@ -6,9 +6,9 @@ use lab::pair::Pair;
 use lab::status::Wanted;
 use lab::wait;
 use skfs::config::OnPeerLoss;
-use skfs::control::command::Command;
+use skfs::control::command::{Command, RefusalKind};
 use skfs::control::event::What;
-use skfs::control::status::State;
+use skfs::control::status::{Standing, State};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -219,4 +219,33 @@ fn a_secondary_that_is_heard_again_before_the_decision_resumes_the_session() {
     }
     assert_eq!(pair.went_alone("a").unwrap(), [] as [&str; 0]);
     assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_secondary_that_was_cut_off_learns_that_it_was_left_behind_and_cannot_lead() {
+    let options = MirrorOptions {
+        peer_stall: Some(Duration::from_secs(1)),
+        ..MirrorOptions::default()
+    };
+    let pair = Pair::up(&options).unwrap();
+    pair.shell("a", "echo before > file").unwrap();
+    pair.lab.cut("a", "b").unwrap();
+    pair.shell("a", "echo after > file").unwrap();
+    wait::until_true(pair.lab.limit(), "a is alone", || {
+        pair.status("a").unwrap().state == Some(State::Alone)
+    })
+    .unwrap();
+    pair.lab.heal().unwrap();
+    let noted = || pair.status("b").unwrap().standing == Some(Standing::Outdated);
+    wait::until_true(pair.lab.limit(), "b has noted that it is outdated", noted).unwrap();
+    let refusal = pair
+        .refusal(
+            "b",
+            Command::BecomePrimary {
+                ignore_holders: false,
+                force: false,
+            },
+        )
+        .unwrap();
+    assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal:?}");
 }

@@ -5,6 +5,8 @@ use super::*;
 /// Pauses between attempts to connect again: short at first, since most breaks are.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Longest pause between attempts to tell a secondary that it was left behind.
+const PART_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 type Sender = link::Sender<ToSecondary>;
 type Receiver = link::Receiver<ToPrimary>;
@@ -131,6 +133,7 @@ impl Replicator {
         endpoint: Endpoint,
         premises: Premises,
     ) {
+        let mut session = self.lock().primary.resumable();
         loop {
             let reason = self.read(connection, &mut receiver).await;
             if *self.over.borrow() {
@@ -138,11 +141,95 @@ impl Replicator {
             }
             info!(%reason, "the connection to the secondary ended");
             self.link_lost(connection);
+            session = self.lock().primary.resumable().or(session);
             match self.reconnect(&endpoint, &premises).await {
                 Some((next, next_receiver)) => (connection, receiver) = (next, next_receiver),
-                None => return,
+                None => break,
             }
         }
+        if let Some((session, confirmed)) = session {
+            self.tell_parted(&endpoint, &premises, session, confirmed).await;
+        }
+    }
+
+    /// Calls a secondary that was left behind until it has noted that its copy is outdated: cut off, it could not
+    /// know, and would go on believing that it may become primary.
+    async fn tell_parted(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        premises: &Premises,
+        session: SessionId,
+        confirmed: Number,
+    ) {
+        let mut over = self.over.subscribe();
+        let mut phases = self.phases();
+        let alone = |phase: &Phase| matches!(phase, Phase::Alone(_) | Phase::Failed { .. } | Phase::Ended);
+        tokio::select! {
+            _ = phases.wait_for(alone) => {}
+            _ = over.wait_for(|over| *over) => return,
+        }
+        let Phase::Alone(loss) = self.view().phase else {
+            return;
+        };
+        let mut pause = PAUSE_FIRST;
+        while !self.peer_noted.load(Ordering::Acquire) {
+            let start = Start::Resume { confirmed };
+            match self.meet(endpoint, premises, session, &start).await {
+                Ok((sender, receiver, _)) => match self.part(sender, receiver, &loss).await {
+                    Ok(()) => {
+                        self.tell(Action::PeerNoted);
+                        return;
+                    }
+                    Err(reason) => debug!(%reason, "the secondary has not noted yet that it is outdated"),
+                },
+                Err(Unmet::Rejected(rejection @ Rejection::NotSecondary { .. })) => {
+                    let message = format!("cannot tell the secondary that its copy is outdated: {rejection}");
+                    self.reporter.report(What::Warning, message);
+                    return;
+                }
+                Err(Unmet::Rejected(rejection)) => {
+                    // Its record says "open", so it does not become primary by itself.
+                    info!(%rejection, "the secondary has no session any more that could be parted");
+                    return;
+                }
+                Err(Unmet::Unreachable(reason) | Unmet::Refused(reason)) => {
+                    debug!(%reason, "the secondary cannot be told yet that it is outdated");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = over.wait_for(|over| *over) => return,
+            }
+            pause = (pause * 2).min(PART_PAUSE_MAX);
+        }
+    }
+
+    /// Sends `Part` and waits until the secondary has noted it.
+    async fn part(&self, mut sender: Sender, mut receiver: Receiver, loss: &Loss) -> Result<(), String> {
+        let generation = self
+            .keeper
+            .current()
+            .generation
+            .ok_or("this node has no generation")?;
+        let part = ToSecondary::Part {
+            generation,
+            reason: crate::wire::limits::text(loss.to_string()),
+        };
+        let encoded = part.encode().map_err(|error| error.to_string())?;
+        sender.send([encoded]).await.map_err(|error| error.to_string())?;
+        let noted = async {
+            loop {
+                match receiver.next().await {
+                    Ok(Some(ToPrimary::Parted)) => return Ok(()),
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Err("it closed the connection".to_owned()),
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        };
+        tokio::time::timeout(self.config.local_stall, noted)
+            .await
+            .unwrap_or_else(|_| Err("it does not answer".to_owned()))
     }
 
     /// Hands frames in until the connection ends; gives the reason.
