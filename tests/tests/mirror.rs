@@ -6,6 +6,7 @@ use lab::mirrors::mirror_of;
 use lab::status::Wanted;
 use lab::verify::Options;
 use lab::{LIMIT, Lab};
+use skfs::config::SyncMode;
 use skfs::control::command::RefusalKind;
 use skfs::control::status::{Role, State};
 use std::fs;
@@ -77,6 +78,20 @@ fn what_is_written_on_the_primary_is_on_both_hosts() {
             .any(|one| one.contains("data from byte 1: 0x65 and 0x75")),
         "{found:?}"
     );
+}
+
+#[test]
+fn a_file_closed_twice_in_a_tick_of_the_clock_has_the_same_time_on_both_hosts() {
+    let pair = Pair::up(&MirrorOptions {
+        sync: SyncMode::Flush,
+        ..MirrorOptions::default()
+    });
+    // The second write-back of a file brings no time of its own.
+    pair.run(
+        "a",
+        "for i in $(seq 100); do echo 1 > f$i; echo 2 >> f$i; done; fallocate -l 8k f1; fallocate -zl 4k f1",
+    );
+    assert_eq!(pair.differences(), [] as [&str; 0]);
 }
 
 #[test]

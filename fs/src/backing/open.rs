@@ -165,6 +165,11 @@ impl Descriptors {
         lock(&self.inner).held.contains_key(&inode)
     }
 
+    /// How many inodes are held.
+    pub(super) fn held(&self) -> usize {
+        lock(&self.inner).held.len()
+    }
+
     /// Drops the cached descriptor, not the held one.
     #[must_use]
     pub(super) fn evict(&self, inode: InodeId) -> Option<Opened> {

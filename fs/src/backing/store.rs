@@ -30,6 +30,7 @@ pub struct Store {
     pub(super) descriptors: Descriptors,
     pub(super) durable: Arc<Durable>,
     written_max: usize,
+    kept_max: usize,
     background: Background,
 }
 
@@ -90,6 +91,8 @@ impl Store {
             .unwrap_or(usize::MAX);
         let cached_max = CACHED_MAX.min(descriptors_max / 8);
         let written_max = WRITTEN_MAX.min(descriptors_max / 8);
+        // Held inodes and open files; with the above and open directories something always remains.
+        let kept_max = descriptors_max / 4;
 
         let inodes = Inodes::new();
         let descriptors = Descriptors::new(cached_max);
@@ -111,6 +114,7 @@ impl Store {
             descriptors,
             durable,
             written_max,
+            kept_max,
             background,
         })
     }
@@ -166,10 +170,22 @@ impl Store {
         }
     }
 
+    /// How many descriptors the users of this store may keep, besides those it holds for them: a quarter of
+    /// what the process may open, shared by the directories. At the bound they do without.
+    pub fn kept_max(&self) -> usize {
+        self.kept_max / self.roots.len()
+    }
+
     /// Keeps a descriptor until `forget`: an inode without names stays usable.
+    ///
+    /// # Errors
+    /// `ENFILE` when a quarter of the process's descriptors is held: applying an operation must never lack one.
     pub fn hold(&self, inode: InodeId) -> Result<(), Errno> {
         if self.descriptors.is_held(inode) {
             return Ok(());
+        }
+        if self.descriptors.held() >= self.kept_max {
+            return Err(rustix::io::Errno::NFILE.into());
         }
         let opened = self.open(inode, Access::Path)?;
         self.descriptors.hold(inode, opened);
@@ -198,6 +214,11 @@ impl Store {
     /// that is no file to read or write; `ESTALE` when the inode is unknown or gone.
     pub fn file(&self, inode: InodeId, access: Access) -> Result<Arc<OwnedFd>, Errno> {
         Ok(self.open(inode, access)?.descriptor)
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit_kept(&mut self, most: usize) {
+        self.kept_max = most;
     }
 
     #[cfg(test)]

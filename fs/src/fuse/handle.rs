@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
-/// Numbers for open things. The kernel bounds it: each entry is an open file of some process.
+/// Numbers for open things. Each entry is an open file of some process.
 pub struct Handles<T> {
     next: AtomicU64,
     open: RwLock<HashMap<u64, T>>,
@@ -41,6 +41,11 @@ impl<T: Clone> Handles<T> {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&handle.0)
             .cloned()
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Lets go of it. To be dropped outside any lock: closing the last descriptor of a big unlinked file takes long.

@@ -273,12 +273,16 @@ impl Filesystem for Files {
         let Some(open) = self.0.files.find(handle) else {
             return reply.error(fuser::Errno::EBADF);
         };
+        let file = match self.0.readable(open) {
+            Ok(file) => file,
+            Err(errno) => return reply.error(errno::reply(errno)),
+        };
         READ_BUFFER.with_borrow_mut(|buffer| {
             let size = size as usize;
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            match read_fully(&open.file, &mut buffer[..size], offset) {
+            match read_fully(&file, &mut buffer[..size], offset) {
                 Ok(length) => reply.data(&buffer[..length]),
                 Err(errno) => reply.error(errno::reply(errno)),
             }
@@ -347,6 +351,10 @@ impl Filesystem for Files {
     }
 
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // A quarter of the bound of files: descriptors must remain for what has been answered to the secondary.
+        if self.0.directories.count() >= self.0.store.kept_max() / 4 {
+            return reply.error(fuser::Errno::ENFILE);
+        }
         match self.0.open_listing(node) {
             Ok(listing) => reply.opened(
                 self.0.directories.open(Arc::new(Mutex::new(listing))),

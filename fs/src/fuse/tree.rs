@@ -48,8 +48,11 @@ pub struct Tree {
 /// An open file.
 #[derive(Clone)]
 pub struct OpenFile {
-    /// Serves reads, also once the file has no name.
-    pub file: Arc<OwnedFd>,
+    /// Serves reads, also once the file has no name. None when too many files are open: applications may open
+    /// more than this process may, and then each read takes a descriptor from the store.
+    pub file: Option<Arc<OwnedFd>>,
+    /// What is open.
+    pub inode: InodeId,
     /// The inode, if it was opened for writing.
     pub writes: Option<InodeId>,
 }
@@ -168,11 +171,20 @@ impl Tree {
             Access::Read
         };
         let file = self.store.file(inode, access)?;
+        let file = Some(file).filter(|_| self.files.count() < self.store.kept_max());
         let writes = writes.then_some(inode);
         if let Some(inode) = writes {
             self.writers.add(inode);
         }
-        Ok(self.files.open(OpenFile { file, writes }))
+        Ok(self.files.open(OpenFile { file, inode, writes }))
+    }
+
+    /// What to read an open file from.
+    pub fn readable(&self, open: OpenFile) -> Result<Arc<OwnedFd>, Errno> {
+        match open.file {
+            Some(file) => Ok(file),
+            None => self.store.file(open.inode, Access::Read),
+        }
     }
 
     /// Closes it again. Its descriptor is closed here, or by whoever still reads from it.

@@ -1,13 +1,14 @@
 //! Mounting, being in the way, unmounting, dying.
 
 use crate::scene::{Scene, own_mount_namespace, wait_for};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skfs::config::SyncMode;
 use skfs::mount::error::MountError;
 use skfs::mount::mountinfo::{self, Device};
 use skfs::mount::{cover, holders, leftovers, over};
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command};
 
@@ -210,4 +211,46 @@ impl OfPath for Device {
             minor: rustix::fs::minor(device),
         })
     }
+}
+
+#[test]
+fn applications_may_open_more_files_than_the_daemon() -> Outcome {
+    const FILES: usize = 1500;
+    const DAEMON: usize = 1024;
+    // The daemon of this test learns of a lower limit than this process, which is its application as well.
+    let limit = getrlimit(Resource::Nofile);
+    let of = |current| Rlimit { current, ..limit };
+    setrlimit(Resource::Nofile, of(Some(DAEMON as u64)))?;
+    let scene = Scene::new(SyncMode::Write)?;
+    setrlimit(Resource::Nofile, of(limit.maximum))?;
+
+    let path = |number: usize| scene.dir.join(number.to_string());
+    let mut files = Vec::new();
+    for number in 0..FILES {
+        let file = fs::File::create_new(path(number))?;
+        file.write_all_at(number.to_string().as_bytes(), 0)?;
+        drop(file);
+        files.push(fs::File::open(path(number))?);
+    }
+    let unlinked: Vec<_> = (0..FILES).map(|number| fs::remove_file(path(number))).collect();
+    assert!(unlinked.iter().filter(|unlinked| unlinked.is_ok()).count() > DAEMON / 5);
+    // What is open without a name needs a descriptor each. No more of them than leave some for the rest.
+    let refused = unlinked.iter().find_map(|unlinked| unlinked.as_ref().err());
+    let errno = refused.and_then(std::io::Error::raw_os_error);
+    assert_eq!(errno, Some(rustix::io::Errno::NFILE.raw_os_error()));
+    let daemons = fs::read_dir("/proc/self/fd")?.count() - files.len();
+    assert!(daemons < DAEMON, "{daemons} descriptors");
+    for (number, file) in files.iter().enumerate() {
+        // Past the kernel's cache, so that the daemon has to read.
+        rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+        let mut buffer = [0; 8];
+        let length = file.read_at(&mut buffer, 0)?;
+        assert_eq!(&buffer[..length], number.to_string().as_bytes());
+    }
+    // Room again once they are closed.
+    drop(files);
+    wait_for("the kernel forgets them", || {
+        (0..FILES).all(|number| fs::remove_file(path(number)).is_ok() || !path(number).exists())
+    });
+    Ok(())
 }

@@ -75,6 +75,19 @@ fn an_inode_is_found_again_by_its_handle_after_a_rename() {
 }
 
 #[test]
+fn held_inodes_leave_descriptors_for_what_must_be_applied() {
+    let mut scratch = Scratch::new();
+    let files = ["a", "b"].map(|name| scratch.file(name, b""));
+    // The root is held, too.
+    scratch.store.limit_kept(2);
+    scratch.store.hold(files[0]).unwrap();
+    assert_eq!(scratch.store.hold(files[1]), Err(E::NFILE.into()));
+    scratch.store.hold(files[0]).unwrap();
+    scratch.store.forget(&files[..1]);
+    scratch.store.hold(files[1]).unwrap();
+}
+
+#[test]
 fn names_refuse_as_the_kernel_does_and_that_is_foreseen() {
     let scratch = Scratch::new();
     let file = scratch.file("file", b"");
