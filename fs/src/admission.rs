@@ -142,7 +142,8 @@ pub fn identity_warnings(ours: &Identities, theirs: &Identities) -> Vec<String> 
 mod tests {
     use super::*;
     use crate::config::{Durability, SyncMode};
-    use crate::wire::message::Abilities;
+    use crate::operation::Timestamp;
+    use crate::wire::message::{Abilities, Top};
 
     fn offer() -> Offer {
         let abilities = Abilities {
@@ -159,6 +160,15 @@ mod tests {
             empty: true,
             free_bytes: 1 << 30,
             abilities,
+            top: Top {
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+                mtime: Timestamp {
+                    seconds: 0,
+                    nanoseconds: 0,
+                },
+            },
         }
     }
 

@@ -15,17 +15,17 @@ use crate::control::status::{
 use crate::fuse::{MountOptions, Mounted};
 use crate::link::{Connection, Endpoint};
 use crate::mount::mountinfo::Device;
-use crate::mount::{cover, holders, leftovers, over};
+use crate::mount::{cover, holders, leftovers, over, teardown};
 use crate::receiver::{self, Premises, Receiver};
 use crate::record::Keeper;
 use crate::replicator::{Replicator, Setup};
 use crate::session::primary::Phase;
 use crate::session::secondary::{self, Secondary};
-use crate::wire::message::{Generation, Hello, Offer, Rejection, ToPrimary, ToSecondary};
+use crate::wire::message::{Generation, Hello, Offer, Rejection, Start, ToPrimary, ToSecondary};
 use anyhow::Context;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, broadcast, watch};
@@ -45,6 +45,15 @@ enum Role {
     Primary(Arc<Replicator>),
 }
 
+/// What is known of a mount without asking it.
+#[derive(Debug, Clone)]
+struct Shown {
+    dir: PathBuf,
+    device: Device,
+    /// Somebody else has taken it away; the cover below it shows.
+    gone: bool,
+}
+
 /// A module that is served by this process.
 pub struct Module {
     config: Config,
@@ -53,11 +62,16 @@ pub struct Module {
     role: RwLock<Role>,
     /// Held during every change of role. Not empty only on a primary.
     mounts: Mutex<Vec<Mounted>>,
+    /// The same mounts for those who must not wait for a change of role.
+    shown: std::sync::Mutex<Vec<Shown>>,
     keeper: Arc<Keeper>,
     reporter: Reporter,
     endpoint: Endpoint,
     runtime: Handle,
     announced: std::sync::Mutex<Option<(State, SubState)>>,
+    /// What was said of the directories when the present session began. A connection that goes on with it is told
+    /// the same: trying again what a file system can do would fail on a full one, where the session may go on.
+    session_offers: std::sync::Mutex<Vec<Offer>>,
     stopped: watch::Sender<bool>,
 }
 
@@ -72,11 +86,13 @@ impl Module {
             roots,
             role: RwLock::new(Role::Stopped { unlocked: false }),
             mounts: Mutex::new(Vec::new()),
+            shown: std::sync::Mutex::default(),
             keeper,
             reporter: Reporter::default(),
             endpoint,
             runtime: Handle::current(),
             announced: std::sync::Mutex::new(None),
+            session_offers: std::sync::Mutex::default(),
             stopped: watch::Sender::new(false),
         });
         tokio::spawn(module.clone().accept());
@@ -108,8 +124,18 @@ impl Module {
     }
 
     fn set_role(&self, role: Role) {
-        *self.role.write().unwrap_or_else(PoisonError::into_inner) = role;
+        let former = {
+            let mut present = self.role.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *present, role)
+        };
+        // Its store may have a big file to close: nobody waits for that.
+        self.runtime.spawn_blocking(move || drop(former));
         self.announce();
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Vec<Shown>> {
+        // Entries are replaced whole: a panic elsewhere cannot leave one half changed.
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A store for a new role: numbers of inodes mean nothing beyond one role.
@@ -156,19 +182,68 @@ impl Module {
             }
             Role::Stopped { .. } | Role::Primary(_) => false,
         };
-        if was_in_sync {
-            self.note_alone("it was in sync when it was told to become primary")?;
-        } else if barred()? {
-            self.note_alone("it was forced to become primary")?;
-        }
+        tokio::task::block_in_place(|| {
+            if was_in_sync {
+                self.note_alone("it was in sync when it was told to become primary")
+            } else if barred()? {
+                self.note_alone("it was forced to become primary")
+            } else {
+                Ok(())
+            }
+        })?;
         let module = self.clone();
         let (made, replicator) = tokio::task::spawn_blocking(move || module.mount_all())
             .await
             .map_err(|error| system("mount the directories", error))??;
+        *self.shown() = made
+            .iter()
+            .map(|mount| Shown {
+                dir: mount.dir().to_owned(),
+                device: mount.device(),
+                gone: false,
+            })
+            .collect();
+        for mount in &made {
+            self.watch(mount);
+        }
         *mounts = made;
-        self.follow(&replicator);
+        self.follow(replicator.phases());
         self.set_role(Role::Primary(replicator));
         Ok(Reply::Done)
+    }
+
+    /// Reports when somebody else takes a mount away (`umount` by hand, the kernel). The read-only cover below it
+    /// keeps the directory from being changed unseen.
+    fn watch(self: &Arc<Self>, mount: &Mounted) {
+        let (mut ended, device) = (mount.ended(), mount.device());
+        let module = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            if ended.wait_for(|ended| *ended).await.is_err() {
+                debug!(%device, "a mount went away with its session");
+            }
+            let Some(module) = module.upgrade() else { return };
+            // A change of role that takes it down holds the lock, and has removed it once it lets go.
+            let mounts = module.mounts.lock().await;
+            if !mounts.iter().any(|mount| mount.device() == device) {
+                return;
+            }
+            let dir = module.shown().iter_mut().find_map(|shown| {
+                let found = shown.device == device;
+                shown.gone |= found;
+                found.then(|| shown.dir.clone())
+            });
+            drop(mounts);
+            let Some(dir) = dir else { return };
+            module.reporter.report(
+                What::Warning,
+                format!(
+                    "the mount over {} was taken away, not by skfs; the directory is read-only until this node is \
+                     demoted and becomes primary again",
+                    dir.display()
+                ),
+            );
+            module.announce();
+        });
     }
 
     /// Writes down that the other copy lacks data from now on.
@@ -206,7 +281,8 @@ impl Module {
                 root_index,
                 sync: replicate.sync,
             };
-            let result = cover::uncover(&replicate.dir)
+            // Over the cover, so that there is no moment, at no end of the mount, in which the directory is open.
+            let result = cover::cover(&replicate.dir)
                 .and_then(|()| Mounted::mount(options, store.clone(), replicator.clone()));
             match result {
                 Ok(mount) => mounted.push(mount),
@@ -216,6 +292,7 @@ impl Module {
                             warn!(%error, "cannot take a mount down again");
                         }
                     }
+                    replicator.abandon();
                     self.cover_all();
                     return Err(system("mount", error));
                 }
@@ -246,9 +323,26 @@ impl Module {
         Ok(())
     }
 
-    /// Reports every change of the primary's phase until it ends or is replaced.
-    fn follow(self: &Arc<Self>, replicator: &Arc<Replicator>) {
-        let mut phases = replicator.phases();
+    /// What was opened for writing before the cover can still change the copy unseen; who only reads does no harm,
+    /// and which it is cannot be told for all. So nobody is refused.
+    fn warn_of_holders(&self) -> Result<(), Refusal> {
+        for (replicate, root) in self.config.replicate.iter().zip(&self.roots) {
+            let status = rustix::fs::fstat(root).map_err(|errno| system("look at the directory", errno))?;
+            let found = holders::of_directory(&replicate.dir, Device::of_status(status.st_dev));
+            if !found.is_empty() {
+                let message = format!(
+                    "{} is held open by {}; what was opened for writing before can still change this copy unseen",
+                    replicate.dir.display(),
+                    holders::list(&found)
+                );
+                self.reporter.report(What::Warning, message);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports every change of a role's phase until it ends or is replaced.
+    fn follow<P: Send + Sync + 'static>(self: &Arc<Self>, mut phases: watch::Receiver<P>) {
         let module = Arc::downgrade(self);
         self.runtime.spawn(async move {
             while phases.changed().await.is_ok() {
@@ -258,7 +352,7 @@ impl Module {
         });
     }
 
-    async fn become_secondary(&self) -> Result<Reply, Refusal> {
+    async fn become_secondary(self: &Arc<Self>) -> Result<Reply, Refusal> {
         let _changing = self.mounts.lock().await;
         match self.role() {
             Role::Secondary(_) => return Ok(Reply::Done),
@@ -270,7 +364,10 @@ impl Module {
             }
             Role::Stopped { .. } => {}
         }
-        tokio::task::block_in_place(|| self.cover_or_refuse())?;
+        tokio::task::block_in_place(|| {
+            self.cover_or_refuse()?;
+            self.warn_of_holders()
+        })?;
         let store = self
             .store()
             .map_err(|error| system("open the directories", format!("{error:#}")))?;
@@ -287,6 +384,7 @@ impl Module {
             self.reporter.clone(),
             self.runtime.clone(),
         );
+        self.follow(receiver.phases());
         self.set_role(Role::Secondary(receiver));
         Ok(Reply::Done)
     }
@@ -327,7 +425,19 @@ impl Module {
     }
 
     async fn demote(self: &Arc<Self>, abort: bool) -> Result<Reply, Refusal> {
+        if abort {
+            // Without the lock: a clean end that waits for a decision holds it, and this is the way out of that.
+            let shown = std::mem::take(&mut *self.shown());
+            tokio::task::block_in_place(|| {
+                for Shown { dir, device, .. } in shown {
+                    if let Err(error) = teardown::abort(&dir, device) {
+                        warn!(%error, "the mount is not taken away at the first try");
+                    }
+                }
+            });
+        }
         let mut mounts = self.mounts.lock().await;
+        let mut ended = Ok(());
         match self.role() {
             Role::Stopped { .. } => {}
             Role::Secondary(receiver) => {
@@ -347,17 +457,16 @@ impl Module {
                         ));
                     }
                     tokio::task::block_in_place(|| self.unmount(&mut mounts))?;
-                    // Nothing may change the directories unseen, however the session ends.
+                    // Nothing is mounted any more: whatever comes of the session, this node is stopped.
                     tokio::task::block_in_place(|| self.cover_all());
-                    let ended = replicator.end().await;
-                    self.set_role(Role::Stopped { unlocked: false });
-                    return ended.map(|()| Reply::Done);
+                    ended = replicator.end().await;
                 }
             }
         }
+        self.shown().clear();
         tokio::task::block_in_place(|| self.cover_all());
         self.set_role(Role::Stopped { unlocked: false });
-        Ok(Reply::Done)
+        ended.map(|()| Reply::Done)
     }
 
     /// Unmounts every directory; when one is busy none is unmounted, unless somebody came in between.
@@ -375,7 +484,9 @@ impl Module {
         }
         while let Some(mount) = mounts.last_mut() {
             mount.unmount().map_err(|error| busy(error.to_string()))?;
+            let device = mount.device();
             mounts.pop();
+            self.shown().retain(|shown| shown.device != device);
         }
         Ok(())
     }
@@ -421,10 +532,13 @@ impl Module {
     }
 
     async fn stop(self: &Arc<Self>, abort: bool) -> Result<Reply, Refusal> {
-        self.demote(abort).await?;
+        let demoted = self.demote(abort).await;
+        if demoted.is_err() && !matches!(self.role(), Role::Stopped { .. }) {
+            return demoted;
+        }
         self.endpoint.close("this node stops").await;
         self.stopped.send_replace(true);
-        Ok(Reply::Done)
+        demoted
     }
 
     fn cover_or_refuse(&self) -> Result<(), Refusal> {
@@ -457,6 +571,7 @@ impl Module {
                 empty: store.is_empty(index)?,
                 free_bytes: store.free_bytes(index)?,
                 abilities: store.abilities(index)?,
+                top: store.top(index)?,
             })
         };
         tokio::task::block_in_place(|| {
@@ -537,9 +652,15 @@ impl Module {
         let node = self.config.node.clone();
         let state = match self.role() {
             Role::Secondary(receiver) => {
-                let offers = self
-                    .offers(receiver.store())
-                    .map_err(|refusal| Rejection::Unfit(refusal.message))?;
+                let known = || self.session_offers.lock().unwrap_or_else(PoisonError::into_inner);
+                let goes_on = matches!(hello.start, Start::Resume { .. });
+                let mut offers = known().clone();
+                if !goes_on || offers.is_empty() {
+                    offers = self
+                        .offers(receiver.store())
+                        .map_err(|refusal| Rejection::Unfit(refusal.message))?;
+                    known().clone_from(&offers);
+                }
                 return Ok((
                     receiver,
                     Premises {
@@ -599,6 +720,12 @@ impl Module {
                 Access::Mounted
             }
         };
+        let shown = self.shown().clone();
+        if let Some(Shown { dir, .. }) = shown.iter().find(|shown| shown.gone) {
+            status.sub_state = SubState::NotReady;
+            status.reason = Some(format!("the mount over {} was taken away", dir.display()));
+        }
+        let is_mounted = |dir: &PathBuf| shown.iter().any(|shown| shown.dir == *dir && !shown.gone);
         status.directories = self
             .config
             .replicate
@@ -607,7 +734,10 @@ impl Module {
                 dir: replicate.dir.clone(),
                 sync: replicate.sync,
                 durability: replicate.durability,
-                access,
+                access: match access {
+                    Access::Mounted if !is_mounted(&replicate.dir) => Access::Covered,
+                    access => access,
+                },
             })
             .collect();
         status
@@ -674,7 +804,7 @@ fn show_secondary(status: &mut Status, receiver: &Receiver) {
         secondary::Phase::Serving { linked: true } => (State::Second, SubState::Ready, true, None),
         secondary::Phase::Serving { linked: false } => (
             State::Second,
-            SubState::Ready,
+            SubState::Transient,
             false,
             Some("the connection to the primary is broken; it may have gone on alone"),
         ),

@@ -12,12 +12,12 @@ use crate::control::event::{Reporter, What};
 use crate::control::status::Standing;
 use crate::latency::Ring;
 use crate::link;
-use crate::operation::{FileHandle, InodeId, Number, Operation, Outcome};
+use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome};
 use crate::record::{Keeper, Record};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
 use crate::wire::frame::Message;
 use crate::wire::message::{
-    Generation, Hello, Identities, Offer, Rejection, Start, ToPrimary, ToSecondary, Welcome,
+    Generation, Hello, Identities, Offer, Rejection, Room, Start, ToPrimary, ToSecondary, Top, Welcome,
 };
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,6 +43,8 @@ struct Shared {
     /// Workers that wait for the lock to say `Done`: the last of them flushes the answers of all.
     finishing: AtomicUsize,
     phase: watch::Sender<Phase>,
+    /// Durable notes under way. Raised and lowered with `inner` held.
+    notes: watch::Sender<usize>,
 }
 
 struct Inner {
@@ -52,9 +54,13 @@ struct Inner {
     /// A connection whose `Hello` waits for a durable note.
     pending: Option<Candidate>,
     next_connection: u64,
+    /// Set for good by `leave`: this node's role is another one, and a caller that was sent here before is late.
+    closed: bool,
     /// What the record said before the present session, as long as that has received no operation: until then
     /// nothing has changed, here or there, and the copies are what they were.
     before: Option<Record>,
+    /// Free space below each directory, for the next pong.
+    rooms: Vec<Room>,
     /// The primary's backing handles, by which later versions find renamed inodes again.
     peer_handles: HashMap<InodeId, FileHandle>,
 }
@@ -73,6 +79,8 @@ struct Present {
 struct Candidate {
     present: Present,
     generation: Option<Generation>,
+    /// The attributes of the primary's directories.
+    tops: Vec<Top>,
     offers: Vec<Offer>,
     identities: Identities,
     node: String,
@@ -115,7 +123,9 @@ impl Receiver {
             present: None,
             pending: None,
             next_connection: 1,
+            closed: false,
             before: None,
+            rooms: Vec::new(),
             peer_handles: HashMap::new(),
         };
         let shared = Shared {
@@ -127,6 +137,7 @@ impl Receiver {
             local: Ring::default(),
             finishing: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Idle),
+            notes: watch::Sender::new(0),
         };
         Receiver {
             shared: Arc::new(shared),
@@ -201,28 +212,57 @@ impl Receiver {
         writer.abort();
     }
 
-    /// Ends the session, if there is one, and waits until none of its operations is in the kernel. Nothing of it
-    /// is accepted afterwards. True when a session was going on: then this copy was in sync as far as this node
-    /// can know.
+    /// Every change of phase.
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.shared.phase.subscribe()
+    }
+
+    /// Ends the session, if there is one, and waits until none of its operations is in the kernel and none of its
+    /// notes on the way to the disk. Nothing is accepted by this receiver afterwards, not even a connection that
+    /// was being welcomed. True when a session was going on: then this copy was in sync as far as this node can
+    /// know.
     pub async fn leave(&self, reason: &str) -> bool {
-        let mut phase = self.shared.phase.subscribe();
-        let had_session = {
+        let (mut phase, mut notes) = (self.shared.phase.subscribe(), self.shared.notes.subscribe());
+        let before = {
             let mut inner = self.shared.lock();
-            let serving = matches!(inner.secondary.phase(), Phase::Serving { .. });
+            let before = inner.secondary.phase();
+            inner.closed = true;
             self.shared.step(
                 &mut inner,
                 Event::Leave {
                     reason: reason.to_owned(),
                 },
             );
-            serving
+            if let Some(candidate) = inner.pending.take() {
+                candidate.turn_away_late();
+            }
+            before
         };
         let settled = |phase: &Phase| matches!(phase, Phase::Idle | Phase::Ended);
         // The sender lives in `self.shared`, so waiting cannot fail.
-        if phase.wait_for(settled).await.is_err() {
+        if phase.wait_for(settled).await.is_err() || notes.wait_for(|notes| *notes == 0).await.is_err() {
             warn!("the receiver went away while its session ended");
         }
-        had_session
+        if before == Phase::Opening {
+            self.shared.restore_record();
+        }
+        matches!(before, Phase::Serving { .. })
+    }
+}
+
+impl Candidate {
+    /// Tells the caller why it is not welcomed.
+    fn turn_away(self, rejection: Rejection) {
+        let queued = self.present.out.send(Out::Message(ToPrimary::Reject(rejection)));
+        debug!(queued = queued.is_ok(), "the refusal goes out");
+        // The receiving end is gone when its connection is; then nobody waits for this either.
+        let _ = self.started.send(false);
+    }
+
+    fn turn_away_late(self) {
+        let node = self.node.clone();
+        let state = "changing its role".to_owned();
+        self.turn_away(Rejection::NotSecondary { node, state });
     }
 }
 
@@ -270,11 +310,16 @@ impl Shared {
         let candidate = Candidate {
             present: Present { connection, out },
             generation,
+            tops: hello.directories.iter().map(|offer| offer.top).collect(),
             offers: premises.offers,
             identities: premises.identities,
             node: premises.node,
             started,
         };
+        if inner.closed {
+            candidate.turn_away_late();
+            return Some(connection);
+        }
         let mut candidate = Some(candidate);
         let mut actions = Vec::new();
         let event = Event::Hello {
@@ -305,7 +350,11 @@ impl Shared {
 
     /// Frames of connection `connection`; false when it is not the present one any more.
     fn received(self: &Arc<Self>, connection: u64, batch: &mut Vec<ToSecondary>) -> bool {
+        // Before the lock: it is a system call.
+        let is_ping = |message: &ToSecondary| matches!(message, ToSecondary::Ping { .. });
+        let rooms = batch.iter().any(is_ping).then(|| self.rooms());
         let mut inner = self.lock();
+        inner.rooms = rooms.unwrap_or_default();
         for message in batch.drain(..) {
             if inner
                 .present
@@ -331,6 +380,18 @@ impl Shared {
         }
         self.step(&mut inner, Event::Flush);
         true
+    }
+
+    /// Empty when one of the file systems does not tell: half a list would be taken for the wrong directories.
+    fn rooms(&self) -> Vec<Room> {
+        let rooms = (0..self.store.directories()).map(|index| self.store.room(InodeId::root(index)));
+        match rooms.collect() {
+            Ok(rooms) => rooms,
+            Err(errno) => {
+                debug!(%errno, "the free space is not known");
+                Vec::new()
+            }
+        }
     }
 
     fn link_lost(self: &Arc<Self>, connection: u64, reason: &str) {
@@ -405,7 +466,12 @@ impl Shared {
                     shared.done(number, outcome);
                 });
             }
-            Action::Send(message) => send(inner, Out::Message(message)),
+            Action::Send(mut message) => {
+                if let ToPrimary::Pong { rooms, .. } = &mut message {
+                    rooms.clone_from(&inner.rooms);
+                }
+                send(inner, Out::Message(message));
+            }
             Action::Close { reason } => {
                 warn!(%reason, "closing the connection to the primary");
                 send(inner, Out::Close(reason));
@@ -425,27 +491,35 @@ impl Shared {
                 self.store.forget(&inodes);
             }
             Action::NoteOpen => {
-                let generation = inner.pending.as_ref().and_then(|candidate| candidate.generation);
+                let pending = inner.pending.as_ref();
+                let generation = pending.and_then(|candidate| candidate.generation);
+                let tops = pending
+                    .map(|candidate| candidate.tops.clone())
+                    .unwrap_or_default();
                 inner.before.get_or_insert_with(|| self.keeper.current());
                 self.note("note that a session is open", move |shared| {
+                    shared.take_over(&tops)?;
                     shared.keeper.update(|record| {
                         record.open = true;
                         record.generation = generation;
                         record.standing = Standing::UpToDate;
                         record.peer_lacks_data = false;
                         record.note = None;
-                    })
+                    })?;
+                    Ok(())
                 });
             }
             Action::NoteClean => self.note("note the clean end of the session", |shared| {
-                shared.keeper.update(|record| record.open = false)
+                shared.keeper.update(|record| record.open = false)?;
+                Ok(())
             }),
             Action::NoteOutdated { generation, reason } => {
                 self.note("note that this copy is outdated", move |shared| {
                     shared.keeper.update(|record| {
                         record.standing = Standing::Outdated;
                         record.note = Some(format!("the primary goes on alone as {generation}: {reason}"));
-                    })
+                    })?;
+                    Ok(())
                 });
             }
             Action::SessionOver(over) => self.session_over(inner, &over),
@@ -456,12 +530,13 @@ impl Shared {
     fn note(
         self: &Arc<Self>,
         attempt: &'static str,
-        write: impl FnOnce(&Shared) -> Result<Record, crate::record::RecordError> + Send + 'static,
+        write: impl FnOnce(&Shared) -> anyhow::Result<()> + Send + 'static,
     ) {
         let shared = self.clone();
+        self.notes.send_modify(|notes| *notes += 1);
         self.runtime.spawn_blocking(move || {
             let synced = match shared.store.checkpoint() {
-                Ok(()) => write(&shared).map(|_| ()).map_err(|error| error.to_string()),
+                Ok(()) => write(&shared).map_err(|error| format!("{error:#}")),
                 Err(errno) => Err(format!("the backing file system cannot be synced: {errno}")),
             };
             let event = match synced {
@@ -472,7 +547,44 @@ impl Shared {
             };
             let mut inner = shared.lock();
             shared.step(&mut inner, event);
+            shared.notes.send_modify(|notes| *notes -= 1);
         });
+    }
+
+    /// Gives the directories themselves the attributes that they have on the primary, where those differ.
+    fn take_over(&self, tops: &[Top]) -> anyhow::Result<()> {
+        for (index, top) in tops.iter().enumerate() {
+            if self.store.top(index)? == *top {
+                continue;
+            }
+            let operation = Operation::SetAttributes {
+                inode: InodeId::root(index),
+                attributes: Attributes {
+                    mode: Some(top.mode),
+                    uid: Some(top.uid),
+                    gid: Some(top.gid),
+                    mtime: Some(top.mtime),
+                    ..Attributes::default()
+                },
+            };
+            match self.store.apply(&operation) {
+                Outcome::Applied(_) => {}
+                other => anyhow::bail!("directory {index} does not take the primary's attributes: {other:?}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// A session that was never welcomed leaves nothing behind: the record says again what it said before. (After a
+    /// welcome the primary may go on alone, and this copy is old then.)
+    fn restore_record(&self) {
+        let Some(before) = self.lock().before.take() else {
+            return;
+        };
+        if let Err(error) = self.keeper.update(|record| *record = before) {
+            // It goes on saying "open", which errs on the safe side.
+            warn!(%error, "the record of a session that changed nothing could not be put back");
+        }
     }
 
     fn welcome(
@@ -519,13 +631,7 @@ impl Shared {
             format!("refused the primary: {reason}"),
         );
         if let Some(candidate) = inner.pending.take() {
-            let queued = candidate
-                .present
-                .out
-                .send(Out::Message(ToPrimary::Reject(rejection)));
-            debug!(queued = queued.is_ok(), "the refusal goes out");
-            // The receiving end is gone when its connection is; then nobody waits for this either.
-            let _ = candidate.started.send(false);
+            candidate.turn_away(rejection);
         }
     }
 

@@ -20,7 +20,9 @@ use crate::session::loss::Loss;
 use crate::session::names::{LookupTicket, Raced};
 use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket};
 use crate::wire::frame::Message;
-use crate::wire::message::{Generation, Hello, Rejection, SessionId, Start, ToPrimary, ToSecondary, Welcome};
+use crate::wire::message::{
+    Generation, Hello, Rejection, Room, SessionId, Start, ToPrimary, ToSecondary, Welcome,
+};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,6 +86,8 @@ struct Inner {
     /// CLOCK_BOOTTIME for which the timer is set.
     armed: Option<Duration>,
     actions: Vec<Action>,
+    /// What the secondary said last of its free space, by directory.
+    peer_rooms: Vec<Room>,
 }
 
 /// What is queued for the writer of a connection.
@@ -112,6 +116,9 @@ enum Deferred {
         result: Result<Applied, Errno>,
     },
     NoteAlone(Loss),
+    NoteVerify {
+        reason: String,
+    },
     NoteEnded {
         with_peer: bool,
     },
@@ -164,6 +171,7 @@ impl Replicator {
             lingering: HashMap::new(),
             armed: None,
             actions: Vec::new(),
+            peer_rooms: Vec::new(),
         };
         let alone = setup.keeper.current().peer_lacks_data;
         let replicator = Arc::new(Replicator {
@@ -246,6 +254,16 @@ impl Replicator {
         let mut inner = self.lock();
         let inode = inner.lingering.remove(&(root, handle.clone()))?;
         inner.primary.revive(inode).then_some(inode)
+    }
+
+    /// What the secondary had free at its last pong; none while the pair is not in sync. `root` is a root's inode.
+    pub fn room_at_peer(&self, root: InodeId) -> Option<Room> {
+        let inner = self.lock();
+        if !matches!(inner.primary.phase(), Phase::InSync { .. }) {
+            return None;
+        }
+        let index = usize::try_from(root.0.checked_sub(1)?).ok()?;
+        inner.peer_rooms.get(index).copied()
     }
 
     /// What the status shows.
@@ -421,6 +439,7 @@ impl Replicator {
                     }
                     self.store.forget(&inodes);
                 }
+                Action::NoteVerify { reason } => deferred.push_back(Deferred::NoteVerify { reason }),
                 Action::NoteAlone(loss) => deferred.push_back(Deferred::NoteAlone(loss)),
                 Action::Ended { with_peer } => deferred.push_back(Deferred::NoteEnded { with_peer }),
                 Action::Close { reason } => {
@@ -538,6 +557,7 @@ impl Replicator {
                 Deferred::Check { .. }
                 | Deferred::ReadBack { .. }
                 | Deferred::NoteAlone(_)
+                | Deferred::NoteVerify { .. }
                 | Deferred::NoteEnded { .. } => std::mem::take(&mut may_block),
             };
             if here {
@@ -586,6 +606,10 @@ impl Replicator {
                 Event::ReadBack { slot, operations }
             }
             Deferred::NoteAlone(loss) => self.note_alone(&loss),
+            Deferred::NoteVerify { reason } => {
+                self.note_verify(&reason);
+                return VecDeque::new();
+            }
             Deferred::NoteEnded { with_peer } => {
                 self.note_ended(with_peer);
                 return VecDeque::new();
@@ -620,6 +644,19 @@ impl Replicator {
             Err(error) => Event::NoteFailed {
                 reason: error.to_string(),
             },
+        }
+    }
+
+    fn note_verify(&self, reason: &str) {
+        let noted = self.keeper.update(|record| {
+            record.standing = Standing::Verify;
+            record.note = Some(format!("what was written last may not be on the disk: {reason}"));
+        });
+        if let Err(error) = noted {
+            self.reporter.report(
+                What::Warning,
+                format!("that this copy cannot be trusted could not be noted: {error}"),
+            );
         }
     }
 

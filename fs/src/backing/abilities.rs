@@ -6,7 +6,7 @@ use super::open::{Access, Opened};
 use super::store::{Root, Store};
 use super::walk::RESERVED;
 use crate::operation::{Timestamp, XATTR_BYTES_MAX};
-use crate::wire::message::Abilities;
+use crate::wire::message::{Abilities, Top};
 use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::{Errno, Result};
 
@@ -30,6 +30,22 @@ impl Store {
             attempt: "try the abilities of",
             directory: root.name(),
             source: errno,
+        })
+    }
+
+    /// The attributes of directory `root` itself.
+    pub fn top(&self, root: usize) -> std::result::Result<Top, BackingError> {
+        let root = self.root_checked(root)?;
+        let status = root.node().status().map_err(|errno| BackingError::Directory {
+            attempt: "look at",
+            directory: root.name(),
+            source: errno,
+        })?;
+        Ok(Top {
+            mode: status.st_mode & 0o7777,
+            uid: status.st_uid,
+            gid: status.st_gid,
+            mtime: mtime(&status),
         })
     }
 

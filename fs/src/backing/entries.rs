@@ -3,7 +3,7 @@
 //! Each ends by setting the directories' `mtime` to the operation's time, so that both nodes agree on it.
 
 use super::node::{ACL_ACCESS, ACL_DEFAULT};
-use super::open::{Access, Opened};
+use super::open::{Access, Opened, without_atime};
 use super::refusal::Failure;
 use super::store::{Store, Unopened};
 use super::walk::is_reserved;
@@ -189,7 +189,9 @@ fn open_made(parent: &Opened, create: &Create) -> Result<Opened, Errno> {
         _ => (OFlags::PATH, Access::Path),
     };
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let descriptor = rustix::fs::openat(parent.fd(), create.name.as_bytes(), flags, Mode::empty())?;
+    let descriptor = without_atime(flags, |flags| {
+        rustix::fs::openat(parent.fd(), create.name.as_bytes(), flags, Mode::empty())
+    })?;
     Ok(Opened::new(descriptor, access))
 }
 

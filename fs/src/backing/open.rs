@@ -60,18 +60,26 @@ impl Opened {
     }
 
     fn open_proc(&self, flags: OFlags) -> Result<OwnedFd> {
-        rustix::fs::open(
-            self.proc_path(),
-            flags | OFlags::CLOEXEC | OFlags::NOCTTY,
-            Mode::empty(),
-        )
+        let path = self.proc_path();
+        without_atime(flags | OFlags::CLOEXEC | OFlags::NOCTTY, |flags| {
+            rustix::fs::open(&path, flags, Mode::empty())
+        })
+    }
+}
+
+/// Reads through the descriptor leave the `atime` alone: each node would set its own, by its own clock, for reads
+/// that only one of them sees. Only a process that is neither the owner nor root is refused that (open(2)).
+pub(super) fn without_atime(flags: OFlags, open: impl Fn(OFlags) -> Result<OwnedFd>) -> Result<OwnedFd> {
+    match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
+        result => result,
     }
 }
 
 /// A descriptor of its own for reading the directory `path`, which `O_PATH` suffices for. Crosses no mount.
 pub(super) fn open_directory(path: &OwnedFd) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(path, ".", flags, Mode::empty())
+    without_atime(flags, |flags| rustix::fs::openat(path, ".", flags, Mode::empty()))
 }
 
 /// The directory that holds the directory `child`.

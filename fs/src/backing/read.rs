@@ -4,6 +4,7 @@ use super::open::Access;
 use super::store::Store;
 use super::walk::is_reserved;
 use crate::operation::{Errno, InodeId, XattrName};
+use crate::wire::message::Room;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fd::OwnedFd;
@@ -78,6 +79,16 @@ impl Store {
     pub fn space(&self, inode: InodeId) -> Result<StatVfs, Errno> {
         let node = self.open(inode, Access::Path)?;
         Ok(rustix::fs::fstatvfs(node.fd())?)
+    }
+
+    /// What is free on the file system that holds `inode`.
+    pub fn room(&self, inode: InodeId) -> Result<Room, Errno> {
+        let space = self.space(inode)?;
+        Ok(Room {
+            free_bytes: space.f_bfree.saturating_mul(space.f_frsize),
+            available_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+            free_inodes: space.f_ffree,
+        })
     }
 
     /// Opens a directory for listing. The listing has a descriptor of its own, closed with it.

@@ -5,7 +5,9 @@ use crate::backing::Stat;
 use crate::clock;
 use crate::config::SyncMode;
 use crate::operation::{Attributes, Timestamp};
+use crate::wire::message::Room;
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use rustix::fs::StatVfs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `S_ISUID` (stat.h).
@@ -77,6 +79,38 @@ pub fn kind(mode: u32) -> FileType {
 /// True for a directory's `st_mode`.
 pub fn is_directory(mode: u32) -> bool {
     kind(mode) == FileType::Directory
+}
+
+/// What can still be written, in the units of `statfs(2)`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Blocks, those reserved for root included.
+    pub free_blocks: u64,
+    /// Blocks for everybody.
+    pub available_blocks: u64,
+    /// Inodes.
+    pub free_inodes: u64,
+}
+
+/// The smaller of what is left here and at the secondary, whose blocks may be of another size.
+pub fn left_on_both(here: &StatVfs, there: Option<Room>) -> Left {
+    let own = Left {
+        free_blocks: here.f_bfree,
+        available_blocks: here.f_bavail,
+        free_inodes: here.f_ffree,
+    };
+    let Some(there) = there else { return own };
+    let blocks = |bytes: u64| bytes / here.f_frsize.max(1);
+    Left {
+        free_blocks: own.free_blocks.min(blocks(there.free_bytes)),
+        available_blocks: own.available_blocks.min(blocks(there.available_bytes)),
+        // File systems without a fixed number of inodes (Btrfs) say 0 of 0.
+        free_inodes: if there.free_inodes == 0 {
+            own.free_inodes
+        } else {
+            own.free_inodes.min(there.free_inodes)
+        },
+    }
 }
 
 fn system_time(seconds: i64, nanoseconds: impl TryInto<u32>) -> SystemTime {
@@ -181,6 +215,29 @@ impl Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_is_the_smaller_of_both_nodes_in_this_nodes_blocks() {
+        let mut here = rustix::fs::statvfs("/").unwrap();
+        (here.f_frsize, here.f_bfree, here.f_bavail, here.f_ffree) = (4096, 100, 90, 80);
+        let there = Room {
+            free_bytes: 50 * 4096,
+            available_bytes: 1 << 40,
+            free_inodes: 7,
+        };
+        let left = |free_blocks, available_blocks, free_inodes| Left {
+            free_blocks,
+            available_blocks,
+            free_inodes,
+        };
+        assert_eq!(left_on_both(&here, None), left(100, 90, 80));
+        assert_eq!(left_on_both(&here, Some(there)), left(50, 90, 7));
+        let without_inodes = Room {
+            free_inodes: 0,
+            ..there
+        };
+        assert_eq!(left_on_both(&here, Some(without_inodes)), left(50, 90, 80));
+    }
 
     #[test]
     fn a_time_before_1970_comes_back_as_the_kernel_sent_it() {

@@ -426,16 +426,19 @@ impl Filesystem for Files {
 
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
         match self.0.store.space(self.0.root) {
-            Ok(space) => reply.statfs(
-                space.f_blocks,
-                space.f_bfree,
-                space.f_bavail,
-                space.f_files,
-                space.f_ffree,
-                u32::try_from(space.f_bsize).unwrap_or(u32::MAX),
-                u32::try_from(space.f_namemax).unwrap_or(u32::MAX),
-                u32::try_from(space.f_frsize).unwrap_or(u32::MAX),
-            ),
+            Ok(space) => {
+                let left = attributes::left_on_both(&space, self.0.replicator.room_at_peer(self.0.root));
+                reply.statfs(
+                    space.f_blocks,
+                    left.free_blocks,
+                    left.available_blocks,
+                    space.f_files,
+                    left.free_inodes,
+                    u32::try_from(space.f_bsize).unwrap_or(u32::MAX),
+                    u32::try_from(space.f_namemax).unwrap_or(u32::MAX),
+                    u32::try_from(space.f_frsize).unwrap_or(u32::MAX),
+                );
+            }
             Err(errno) => reply.error(errno::reply(errno)),
         }
     }

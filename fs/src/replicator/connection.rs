@@ -62,21 +62,43 @@ impl Replicator {
         let keeper = self.keeper.clone();
         let noted = tokio::task::spawn_blocking(move || {
             keeper.update(|record| {
-                record.open = true;
-                record.generation = Some(generation);
-                record.note = None;
+                // Who has been told to go on alone meanwhile is on a generation of its own.
+                if !record.peer_lacks_data {
+                    record.open = true;
+                    record.generation = Some(generation);
+                    record.note = None;
+                }
             })
         });
-        noted
+        let noted = noted
             .await
             .map_err(|error| system("write the record", error))?
             .map_err(|error| system("write the record", error))?;
+        if noted.peer_lacks_data {
+            return Err(full_copy_needed());
+        }
         let connection = self.connected(sender, session, welcome);
+        let phase = self.view().phase;
+        if let Phase::Ended = phase {
+            // The module was demoted meanwhile: no operation was numbered, so nothing is open.
+            let keeper = self.keeper.clone();
+            tokio::task::spawn_blocking(move || keeper.update(|present| *present = record))
+                .await
+                .map_err(|error| system("write the record", error))?
+                .map_err(|error| system("write the record", error))?;
+        }
         tokio::spawn(
             self.clone()
                 .keep(connection, receiver, endpoint.clone(), premises),
         );
-        Ok(())
+        match phase {
+            Phase::Alone(_) | Phase::Parting(_) => Err(full_copy_needed()),
+            Phase::Ended | Phase::NoSession => Err(Refusal {
+                kind: RefusalKind::WrongRole,
+                message: format!("there is no session: {}", describe(&phase)),
+            }),
+            Phase::InSync { .. } | Phase::Disconnected | Phase::Deciding(_) | Phase::Failed { .. } => Ok(()),
+        }
     }
 
     fn refusal(&self, unmet: Unmet) -> Refusal {
@@ -253,6 +275,9 @@ impl Replicator {
                     return "another connection took its place".into();
                 }
                 for message in batch.drain(..) {
+                    if let ToPrimary::Pong { rooms, .. } = &message {
+                        inner.peer_rooms.clone_from(rooms);
+                    }
                     deferred.extend(self.step(&mut inner, Event::Received(message)));
                 }
             }

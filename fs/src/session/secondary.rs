@@ -229,6 +229,7 @@ impl Secondary {
                     nonce,
                     prefix: session.prefix,
                     running: session.running(now),
+                    rooms: Vec::new(),
                 }));
             }),
             ToSecondary::Forget(inodes) => {

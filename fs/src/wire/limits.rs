@@ -114,8 +114,10 @@ impl Limits for ToPrimary {
                 nonce: _,
                 prefix,
                 running,
+                rooms,
             } => {
                 check_prefix(*prefix)?;
+                at_most("rooms", rooms.len(), DIRECTORIES_MAX)?;
                 at_most("running", running.len(), RUNNING_MAX)?;
                 running.iter().try_for_each(|one| check_number(one.number))
             }
@@ -175,9 +177,13 @@ fn check_rejection(rejection: &Rejection) -> Result<(), WireError> {
 
 fn check_offers(offers: &[Offer]) -> Result<(), WireError> {
     at_most("directories", offers.len(), DIRECTORIES_MAX)?;
-    offers
-        .iter()
-        .try_for_each(|offer| at_most("dir", offer.dir.len(), PATH_BYTES_MAX))
+    offers.iter().try_for_each(|offer| {
+        at_most("dir", offer.dir.len(), PATH_BYTES_MAX)?;
+        check_mode(offer.top.mode)?;
+        check_owner(offer.top.uid)?;
+        check_owner(offer.top.gid)?;
+        check_time(offer.top.mtime)
+    })
 }
 
 fn check_identities(identities: &Identities) -> Result<(), WireError> {

@@ -4,7 +4,7 @@
 //! [`ToPrimary`]; each direction is in order. The first frame each way is `Hello`, then `Welcome` or `Reject`.
 
 use crate::config::{Durability, SyncMode};
-use crate::operation::{FileHandle, InodeId, Number, Operation, Outcome};
+use crate::operation::{FileHandle, InodeId, Number, Operation, Outcome, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file. A node refuses a peer of another version, naming both.
@@ -78,6 +78,8 @@ pub enum ToPrimary {
         prefix: Number,
         /// What is in the secondary's kernel or waits for it now, the oldest first, at most 64 entries.
         running: Vec<Running>,
+        /// What is free below each directory, in the order of the configuration; empty when it is not known.
+        rooms: Vec<Room>,
     },
     /// The answer to `End`: this copy is complete, on disk and recorded clean.
     Ended,
@@ -127,7 +129,7 @@ pub enum Start {
 /// What a node says about one replicated directory, so that differences show before they hurt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
-    /// Its path, for messages only.
+    /// Its path, which must be the same on both nodes: the application moves from one to the other.
     pub dir: String,
     /// Its mode.
     pub sync: SyncMode,
@@ -139,6 +141,22 @@ pub struct Offer {
     pub free_bytes: u64,
     /// What its file system can do.
     pub abilities: Abilities,
+    /// The directory's own attributes. The secondary takes over the primary's when a session begins, because no
+    /// operation tells of what was set before.
+    pub top: Top,
+}
+
+/// The attributes of a replicated directory itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Top {
+    /// Permissions and special bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last change of its entries.
+    pub mtime: Timestamp,
 }
 
 /// What a backing file system can do, found by trying it in a scratch file.
@@ -202,6 +220,17 @@ pub struct Running {
     pub in_kernel: bool,
     /// Milliseconds since it arrived or entered the kernel.
     pub for_ms: u32,
+}
+
+/// What is free on the file system of one directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// Bytes, those reserved for root included.
+    pub free_bytes: u64,
+    /// Bytes for everybody.
+    pub available_bytes: u64,
+    /// Inodes.
+    pub free_inodes: u64,
 }
 
 /// Why a connection was turned away.

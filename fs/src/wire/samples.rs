@@ -33,13 +33,18 @@ pub fn to_primary() -> impl Strategy<Value = ToPrimary> {
         welcome().prop_map(ToPrimary::Welcome),
         rejection().prop_map(ToPrimary::Reject),
         (prefix(), vec(answer(), 0..20)).prop_map(|(prefix, answers)| ToPrimary::Answers { prefix, answers }),
-        (any::<u64>(), prefix(), vec(running(), 0..=64)).prop_map(|(nonce, prefix, running)| {
-            ToPrimary::Pong {
+        (
+            any::<u64>(),
+            prefix(),
+            vec(running(), 0..=64),
+            vec(room(), 0..=64)
+        )
+            .prop_map(|(nonce, prefix, running, rooms)| ToPrimary::Pong {
                 nonce,
                 prefix,
                 running,
-            }
-        }),
+                rooms,
+            }),
         Just(ToPrimary::Ended),
         Just(ToPrimary::Parted),
         text().prop_map(|reason| ToPrimary::Leaving { reason }),
@@ -356,16 +361,32 @@ fn welcome() -> impl Strategy<Value = Welcome> {
 fn offer() -> impl Strategy<Value = Offer> {
     let sync = prop_oneof![Just(SyncMode::Write), Just(SyncMode::Flush)];
     let durability = prop_oneof![Just(Durability::Disk), Just(Durability::Memory)];
-    (text(), sync, durability, any::<bool>(), any::<u64>(), abilities()).prop_map(
-        |(dir, sync, durability, empty, free_bytes, abilities)| Offer {
-            dir,
-            sync,
-            durability,
-            empty,
-            free_bytes,
-            abilities,
-        },
+    let top = (0..=0o7777_u32, 0..u32::MAX, 0..u32::MAX, time()).prop_map(|(mode, uid, gid, mtime)| Top {
+        mode,
+        uid,
+        gid,
+        mtime,
+    });
+    (
+        text(),
+        sync,
+        durability,
+        any::<bool>(),
+        any::<u64>(),
+        abilities(),
+        top,
     )
+        .prop_map(
+            |(dir, sync, durability, empty, free_bytes, abilities, top)| Offer {
+                dir,
+                sync,
+                durability,
+                empty,
+                free_bytes,
+                abilities,
+                top,
+            },
+        )
 }
 
 fn abilities() -> impl Strategy<Value = Abilities> {
@@ -413,6 +434,14 @@ fn running() -> impl Strategy<Value = Running> {
         number,
         in_kernel,
         for_ms,
+    })
+}
+
+fn room() -> impl Strategy<Value = Room> {
+    any::<(u64, u64, u64)>().prop_map(|(free_bytes, available_bytes, free_inodes)| Room {
+        free_bytes,
+        available_bytes,
+        free_inodes,
     })
 }
 

@@ -72,6 +72,40 @@ fn a_write_is_whole_and_leaves_its_time_and_mode() {
 }
 
 #[test]
+fn reading_leaves_the_access_time_alone() {
+    let scratch = Scratch::new();
+    let inode = scratch.create(ROOT, "file", NodeKind::File, 0o644);
+    scratch.applied(&Operation::Write {
+        inode,
+        offset: 0,
+        data: b"data".to_vec().into(),
+        time: Some(TIME),
+        mode: None,
+    });
+    // Older than the change: with "relatime" the next read would set it.
+    let old = Timestamp {
+        seconds: 1,
+        nanoseconds: 2,
+    };
+    let attributes = Attributes {
+        atime: Some(old),
+        ..Attributes::default()
+    };
+    for inode in [inode, ROOT] {
+        scratch.applied(&Operation::SetAttributes { inode, attributes });
+    }
+    // The writer's descriptor would serve the read.
+    scratch.applied(&Operation::Checkpoint);
+    assert_eq!(&scratch.store.read(inode, 0, 4).unwrap()[..], b"data");
+    let listing = scratch.store.open_directory(ROOT).unwrap();
+    listing.read(0, |_| std::ops::ControlFlow::Continue(())).unwrap();
+    for path in ["file", "."] {
+        let status = std::fs::metadata(scratch.path(path)).unwrap();
+        assert_eq!((status.atime(), status.atime_nsec()), (1, 2), "{path}");
+    }
+}
+
+#[test]
 fn a_write_beyond_4_gib_leaves_a_hole_that_seek_finds() {
     let scratch = Scratch::new();
     let inode = scratch.file("file", b"head");

@@ -169,6 +169,12 @@ pub enum Action {
         /// The operation and its error.
         reason: String,
     },
+    /// A sync failed while alone: write down durably that what was written since the last checkpoint cannot be
+    /// trusted. Nothing waits for it.
+    NoteVerify {
+        /// The operation and its error.
+        reason: String,
+    },
     /// Times of one operation, for the latency figures.
     Measured {
         /// From sending to the answer.

@@ -210,7 +210,10 @@ impl Primary {
         if let Some(errno) = errno_of(&outcome) {
             let reason = format!("{}: {errno}", describe(&pending.submitted.operation));
             if self.is_alone() {
-                actions.push(Action::DiskFailing { reason });
+                actions.push(Action::DiskFailing {
+                    reason: reason.clone(),
+                });
+                actions.push(Action::NoteVerify { reason });
                 self.finish(slot, Err(errno), actions);
             } else {
                 self.fail(reason, actions);

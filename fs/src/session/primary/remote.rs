@@ -147,6 +147,7 @@ impl Primary {
                 nonce,
                 prefix,
                 running,
+                rooms: _,
             } => {
                 self.prefix = self.prefix.max(prefix.min(self.stream.last()));
                 self.pong(nonce, &running, now);

@@ -89,7 +89,7 @@ pub enum Action {
     },
     /// Answer the `Hello` with this and close its connection. The former connection, if any, stays as it is.
     Refuse(Rejection),
-    /// Send this on the present connection.
+    /// Send this on the present connection. The driver puts the free space into a `Pong`.
     Send(ToPrimary),
     /// Remember these handles of the primary's inodes.
     Introduced(Vec<(InodeId, FileHandle)>),

@@ -189,6 +189,7 @@ impl Pair {
                 | Action::ConnectionLost
                 | Action::WentAlone(_)
                 | Action::PeerNoted
+                | Action::NoteVerify { .. }
                 | Action::Repaired
                 | Action::Measured { .. } => {}
             }

@@ -249,6 +249,7 @@ fn a_failed_sync_is_a_failing_disk_in_sync_and_an_error_alone() {
     here.submit(1, sync(1)).done(1, Outcome::Failed(EIO));
     assert_eq!(here.replied(1), Some(Err(EIO)));
     assert!(matches!(here.actions[0], primary::Action::DiskFailing { .. }));
+    assert!(matches!(here.actions[1], primary::Action::NoteVerify { .. }));
     assert!(matches!(here.primary.phase(), Phase::Alone(_)));
 }
 
@@ -388,6 +389,7 @@ fn pong_all(here: &mut Here, actions: &[primary::Action], running: Vec<Running>)
                 nonce: *nonce,
                 prefix: Number(0),
                 running: running.clone(),
+                rooms: vec![],
             }));
         }
     }

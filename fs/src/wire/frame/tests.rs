@@ -362,6 +362,15 @@ fn full_offers() -> Vec<Offer> {
             handles: true,
             time_step_ns: u32::MAX,
         },
+        top: Top {
+            mode: 0o7777,
+            uid: u32::MAX - 1,
+            gid: u32::MAX - 1,
+            mtime: Timestamp {
+                seconds: i64::MAX,
+                nanoseconds: 999_999_999,
+            },
+        },
     };
     vec![offer; DIRECTORIES_MAX]
 }
