@@ -175,11 +175,28 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// What `chown(2)` with neither owner nor group asks for.
+    fn is_nothing(&self) -> bool {
+        let owner = self.uid.or(self.gid).is_some();
+        let time = self.atime.or(self.mtime).is_some();
+        !owner && !time && self.mode.is_none() && self.size.is_none()
+    }
+
+    /// Such a chown of a file with set-id bits counts as a change of its mode, which is its owner's to make
+    /// (`notify_change()`, fs/attr.c), and the kernel leaves that check to us. A write that costs a file these
+    /// bits sends the same request, so this is about files that nobody has open for writing.
+    pub fn is_refused(&self, status: &Stat, caller: &Caller) -> bool {
+        self.is_nothing()
+            && !is_directory(status.st_mode)
+            && without_set_id(status, caller).is_some()
+            && caller.uid != status.st_uid
+            && caller.uid != 0
+    }
+
     /// The final values, given what the inode is now.
     pub fn resolve(self, status: &Stat, caller: &Caller, sync: SyncMode) -> Attributes {
         let directory = is_directory(status.st_mode);
-        let nothing =
-            self.mode.is_none() && self.size.is_none() && self.atime.is_none() && self.mtime.is_none();
+        let nothing = self.is_nothing();
         // The kernel asks for nothing at all when `chown(2)` is called with neither owner nor group; that
         // clears set-id bits as every other chown does, for everybody.
         let chown = self.uid.is_some() || self.gid.is_some() || nothing;
@@ -200,9 +217,7 @@ impl Wanted {
         Attributes {
             mode,
             // Still a change of ctime.
-            uid: self
-                .uid
-                .or(nothing.then_some(status.st_uid).filter(|_| self.gid.is_none())),
+            uid: self.uid.or(nothing.then_some(status.st_uid)),
             gid: self.gid,
             size: self.size,
             atime: self.atime.map(timestamp),

@@ -47,6 +47,9 @@ impl Tree {
             .inode(node)
             .and_then(|inode| Ok((inode, self.store.status(inode)?)));
         match planned {
+            Ok((inode, status)) if wanted.is_refused(&status, caller) && !self.writers.has(inode) => {
+                reply(Err(errno::system(System::PERM)));
+            }
             Ok((inode, status)) => {
                 let attributes = wanted.resolve(&status, caller, self.sync);
                 self.change(
