@@ -51,7 +51,14 @@ impl Generator {
             6..8 => User::Nobody,
             _ => User::Daemon,
         };
-        (user, self.step())
+        let mut step = self.step();
+        // Of a file open for writing, this looks to a FUSE server like a write (docs/semantics.md).
+        if let Step::Chown { uid: None, gid, .. } = &mut step
+            && user != User::Root
+        {
+            gid.get_or_insert(0);
+        }
+        (user, step)
     }
 
     fn path(&mut self) -> PathIndices {

@@ -430,6 +430,10 @@ fn seek(file: &OwnedFd, offset: u64, hole: bool) -> Result<Outcome, Errno> {
         SeekFrom::Data(offset)
     };
     let found = rustix::fs::seek(file, to);
+    if found.is_ok() {
+        // Or writes without an offset would go to different places.
+        rustix::fs::seek(file, SeekFrom::Start(offset))?;
+    }
     let size = rustix::fs::fstat(file)?.st_size as u64;
     let zeroes = match found {
         Ok(position) if hole => position..(position + 1).min(size),
