@@ -14,7 +14,7 @@ use crate::control::status::{
 };
 use crate::fuse::{MountOptions, Mounted};
 use crate::link::{Connection, Endpoint};
-use crate::mount::mountinfo::Device;
+use crate::mount::mountinfo::{self, Device};
 use crate::mount::{cover, holders, leftovers, over, teardown};
 use crate::receiver::{self, Premises, Receiver};
 use crate::record::Keeper;
@@ -24,7 +24,7 @@ use crate::session::secondary::{self, Secondary};
 use crate::wire::message::{Generation, Hello, Offer, Rejection, Start, ToPrimary, ToSecondary};
 use anyhow::Context;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -895,6 +895,19 @@ fn show_primary(status: &mut Status, replicator: &Replicator) {
     status.latency = Some(replicator.latencies());
 }
 
+/// A directory inside another module's, or around one, would be replicated twice or not at all.
+fn refuse_nested(dir: &Path) -> anyhow::Result<()> {
+    match mountinfo::overlapping(dir, &mountinfo::mounts()?) {
+        Some(other) => anyhow::bail!(
+            "{} overlaps with {}, mounted on {}; a directory belongs to one module only",
+            dir.display(),
+            other.source,
+            other.point.display()
+        ),
+        None => Ok(()),
+    }
+}
+
 /// Clears leftovers, opens every directory as it is below any mount of ours, and covers it.
 fn open_directories(config: &Config) -> anyhow::Result<Vec<OwnedFd>> {
     let mut roots = Vec::new();
@@ -914,6 +927,7 @@ fn open_directories(config: &Config) -> anyhow::Result<Vec<OwnedFd>> {
                 other.display()
             );
         }
+        refuse_nested(&real)?;
         resolved.push(real);
         roots.push(over::open_backing(dir)?);
         cover::cover(dir)?;

@@ -4,12 +4,14 @@
 //! Each wish may be refused (containers, missing capabilities); the daemon works without, and says so once.
 
 use rustix::mm::MlockAllFlags;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 /// Applies all of them. Call once, before any thread is started.
 pub fn prepare() {
     // New files (state, sockets) are root's alone; modes of replicated files are always set explicitly.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    raise_descriptor_limit();
     // PR_SET_IO_FLUSHER (prctl(2)): allocations made while serving a write must not wait for write-back that this
     // process would have to serve.
     if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
@@ -24,6 +26,22 @@ pub fn prepare() {
         Ok(()) => info!("oom_score_adj is -1000"),
         Err(error) => {
             warn!(%error, "oom_score_adj cannot be lowered (needs CAP_SYS_RESOURCE): the OOM killer may choose skfs");
+        }
+    }
+}
+
+/// Open and unlinked files of applications take descriptors here, and shells start programs with a soft limit of
+/// 1,024: the hard limit is what the administrator allows.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => info!(descriptors = ?limit.maximum, "the limit of open descriptors is the hard one"),
+        Err(error) => {
+            warn!(%error, descriptors = ?limit.current, "the limit of open descriptors cannot be raised")
         }
     }
 }

@@ -57,6 +57,14 @@ pub struct Mount {
     pub source: String,
 }
 
+/// A mount of ours on `dir`, inside it, or on a directory above it.
+pub fn overlapping<'a>(dir: &Path, mounts: &'a [Mount]) -> Option<&'a Mount> {
+    let overlaps = |mount: &&Mount| {
+        mount.kind == FILE_SYSTEM_TYPE && (dir.starts_with(&mount.point) || mount.point.starts_with(dir))
+    };
+    mounts.iter().find(overlaps)
+}
+
 /// Reads the table, parents before children.
 pub fn mounts() -> Result<Vec<Mount>, MountError> {
     let table = std::fs::read(TABLE).map_err(|source| MountError::Table {
@@ -160,6 +168,22 @@ mod tests {
             ("fuse.sidekick", "sidekick:db")
         );
         assert!(!mount.read_only);
+    }
+
+    #[test]
+    fn a_mount_of_ours_above_or_below_a_directory_overlaps_with_it() {
+        let table = parse(
+            b"36 35 0:44 / /srv/db rw - fuse.sidekick sidekick:db rw\n37 35 8:1 / /srv/other rw - ext4 /dev/sda rw\n",
+        );
+        for overlapped in ["/srv/db", "/srv/db/inner", "/srv"] {
+            assert!(
+                overlapping(Path::new(overlapped), &table).is_some(),
+                "{overlapped}"
+            );
+        }
+        for apart in ["/srv/database", "/srv/other", "/srv/other/inner"] {
+            assert!(overlapping(Path::new(apart), &table).is_none(), "{apart}");
+        }
     }
 
     #[test]
