@@ -16,10 +16,10 @@ demo: setup-test build ## a primary dies under load; nothing that was committed 
 	target/release/lab demo
 
 test: setup-test build $(TOOLS)/bin/pjdfstest ## everything, under 25 minutes
-	cargo test --release --locked --workspace
+	cargo test --release --locked --workspace --no-fail-fast
 
 test-long: setup-test build $(TOOLS)/bin/pjdfstest test-control ## hours: many seeds, many failovers
-	SIDEKICK_LONG=1 cargo test --release --locked --workspace -- --include-ignored
+	SIDEKICK_LONG=1 cargo test --release --locked --workspace --no-fail-fast -- --include-ignored
 
 # Would the failover tests notice a loss? With a secondary that loses what it answers they must.
 .PHONY: test-control

@@ -34,7 +34,24 @@ fn check_idle(duration: Duration) {
     )
     .unwrap();
     let pids = ["a", "b"].map(|host| pair.skfs(host).unwrap().pid);
-    // Threads that were started for the work end ten seconds later: what is measured is the rate, so they count.
+    // The work before leaves something to do for some seconds: threads end, the connection finds its packet size.
+    let mut last = (Instant::now(), pids.map(switches));
+    wait::until_true(pair.lab.limit(), "the pair has come to rest", || {
+        let (since, count) = last;
+        if since.elapsed() < Duration::from_secs(1) {
+            return false;
+        }
+        let now = pids.map(switches);
+        let new: u64 = now
+            .iter()
+            .zip(count)
+            .map(|(now, before)| now.saturating_sub(before))
+            .sum();
+        let rested = new as f64 <= SWITCHES_MAX * since.elapsed().as_secs_f64();
+        last = (Instant::now(), now);
+        rested
+    })
+    .unwrap();
     let start = Instant::now();
     let before = pids.map(switches);
     wait::until_true(duration * 2, "the time is over", || start.elapsed() >= duration).unwrap();
