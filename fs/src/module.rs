@@ -15,7 +15,7 @@ use crate::control::status::{
 use crate::fuse::{MountOptions, Mounted};
 use crate::link::{Connection, Endpoint};
 use crate::mount::mountinfo::{self, Device};
-use crate::mount::{cover, holders, leftovers, over, teardown};
+use crate::mount::{cover, fusectl, holders, leftovers, over, teardown};
 use crate::receiver::{self, Premises, Receiver};
 use crate::record::Keeper;
 use crate::replicator::{Replicator, Setup};
@@ -49,7 +49,7 @@ enum Role {
 #[derive(Debug, Clone)]
 struct Shown {
     dir: PathBuf,
-    device: Device,
+    connection: Arc<fusectl::Connection>,
     /// Somebody else has taken it away; the cover below it shows.
     gone: bool,
 }
@@ -199,7 +199,7 @@ impl Module {
             .iter()
             .map(|mount| Shown {
                 dir: mount.dir().to_owned(),
-                device: mount.device(),
+                connection: mount.connection(),
                 gone: false,
             })
             .collect();
@@ -228,7 +228,7 @@ impl Module {
                 return;
             }
             let dir = module.shown().iter_mut().find_map(|shown| {
-                let found = shown.device == device;
+                let found = shown.connection.number() == device;
                 shown.gone |= found;
                 found.then(|| shown.dir.clone())
             });
@@ -429,8 +429,8 @@ impl Module {
             // Without the lock: a clean end that waits for a decision holds it, and this is the way out of that.
             let shown = std::mem::take(&mut *self.shown());
             tokio::task::block_in_place(|| {
-                for Shown { dir, device, .. } in shown {
-                    if let Err(error) = teardown::abort(&dir, device) {
+                for Shown { dir, connection, .. } in shown {
+                    if let Err(error) = teardown::abort(&dir, &connection) {
                         warn!(%error, "the mount is not taken away at the first try");
                     }
                 }
@@ -486,7 +486,7 @@ impl Module {
             mount.unmount().map_err(|error| busy(error.to_string()))?;
             let device = mount.device();
             mounts.pop();
-            self.shown().retain(|shown| shown.device != device);
+            self.shown().retain(|shown| shown.connection.number() != device);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::tree::Tree;
 use crate::backing::{Access, Store};
 use crate::config::SyncMode;
 use crate::mount::error::MountError;
+use crate::mount::fusectl::Connection;
 use crate::mount::mountinfo::Device;
 use crate::mount::{over, teardown};
 use crate::operation::InodeId;
@@ -49,7 +50,7 @@ pub struct MountOptions {
 /// block every process that touches it.
 pub struct Mounted {
     dir: PathBuf,
-    number: Device,
+    connection: Arc<Connection>,
     tree: Arc<Tree>,
     session: Option<Serving>,
     ended: watch::Receiver<bool>,
@@ -93,10 +94,11 @@ impl Mounted {
         });
         let unserved = over::mount_over(&dir, &options.module, &backing)?;
         let number = unserved.number;
+        let connection = Arc::new(Connection::of(number));
         let (ended_send, ended) = watch::channel(false);
         let serving = serve(tree.clone(), unserved.device, ended_send).map_err(|source| {
             // The mount must not stay without a server; the first error is the one worth reporting.
-            let _ = teardown::abort(&dir, number);
+            let _ = teardown::abort(&dir, &connection);
             MountError::Handshake {
                 dir: dir.clone(),
                 source,
@@ -106,7 +108,7 @@ impl Mounted {
         info!(dir = %dir.display(), device = %number, "mounted");
         Ok(Mounted {
             dir,
-            number,
+            connection,
             tree,
             session: Some(serving),
             ended,
@@ -120,7 +122,12 @@ impl Mounted {
 
     /// The mount's device number, by which [`crate::mount::holders::of_mount`] finds who uses it.
     pub fn device(&self) -> Device {
-        self.number
+        self.connection.number()
+    }
+
+    /// By which the mount is aborted from elsewhere.
+    pub fn connection(&self) -> Arc<Connection> {
+        self.connection.clone()
     }
 
     /// Becomes true when the kernel's side is gone, whoever ended it.
@@ -135,7 +142,7 @@ impl Mounted {
         if self.session.is_none() {
             return Ok(());
         }
-        teardown::unmount(&self.dir, self.number)?;
+        teardown::unmount(&self.dir, &self.connection)?;
         self.finish();
         info!(dir = %self.dir.display(), "unmounted");
         Ok(())
@@ -146,7 +153,7 @@ impl Mounted {
         if self.session.is_none() {
             return Ok(());
         }
-        let aborted = teardown::abort(&self.dir, self.number);
+        let aborted = teardown::abort(&self.dir, &self.connection);
         self.finish();
         aborted
     }

@@ -7,26 +7,47 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::os::fd::OwnedFd;
 
-/// Aborts the connection of the FUSE mount with this device number: every request that waits or comes gets
-/// `ECONNABORTED` or `ENOTCONN`, and the process that serves it reads `ENODEV`. A connection that is gone
-/// already is fine.
+/// One FUSE connection, held by its control file.
 ///
-/// The control file system is opened through a mount that is attached nowhere, so it need not be mounted at
-/// `/sys/fs/fuse/connections`, and nothing is left behind.
-pub fn abort(number: Device) -> Result<(), MountError> {
-    let write = || -> rustix::io::Result<()> {
-        let control = open_control()?;
-        let path = format!("{}/abort", number.minor);
-        let file = rustix::fs::openat(&control, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::io::write(&file, b"1")?;
-        Ok(())
-    };
-    match write() {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(MountError::Abort {
-            connection: number.minor,
+/// To be opened while the mount is there: device numbers are used again, and a file opened by number after the
+/// unmount could be that of somebody else's new mount. The kernel makes the file of a connection that is gone do
+/// nothing (`fuse_ctl_file_conn_get`, fs/fuse/control.c).
+#[derive(Debug)]
+pub struct Connection {
+    number: Device,
+    file: Result<OwnedFd, Errno>,
+}
+
+impl Connection {
+    /// The connection of the mount with this device number.
+    ///
+    /// The control file system is opened through a mount that is attached nowhere, so it need not be mounted at
+    /// `/sys/fs/fuse/connections`, and nothing is left behind. Where it cannot be opened, only [`Self::abort`] fails.
+    pub fn of(number: Device) -> Self {
+        let open = || -> rustix::io::Result<OwnedFd> {
+            let control = open_control()?;
+            let path = format!("{}/abort", number.minor);
+            rustix::fs::openat(&control, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        };
+        Connection { number, file: open() }
+    }
+
+    /// The mount's device number.
+    pub fn number(&self) -> Device {
+        self.number
+    }
+
+    /// Ends it: every request that waits or comes gets `ECONNABORTED` or `ENOTCONN`, and the process that serves
+    /// it reads `ENODEV`. A connection that is gone already is fine.
+    pub fn abort(&self) -> Result<(), MountError> {
+        let written = match &self.file {
+            Ok(file) => rustix::io::write(file, b"1").map(drop),
+            Err(errno) => Err(*errno),
+        };
+        written.map_err(|errno| MountError::Abort {
+            connection: self.number.minor,
             source: errno.into(),
-        }),
+        })
     }
 }
 

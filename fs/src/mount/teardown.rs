@@ -1,7 +1,7 @@
 //! Takes a mount of ours down: gently, naming who is in the way, or at once.
 
 use super::error::MountError;
-use super::fusectl;
+use super::fusectl::Connection;
 use super::holders;
 use super::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
 use rustix::fs::{Mode, OFlags};
@@ -16,13 +16,14 @@ use tracing::warn;
 /// alive; nothing is lost by that, since everything was written back before.
 /// # Errors
 /// [`MountError::Busy`] with the holders; the mount then goes on as before.
-pub fn unmount(dir: &Path, number: Device) -> Result<(), MountError> {
+pub fn unmount(dir: &Path, connection: &Connection) -> Result<(), MountError> {
+    let number = connection.number();
     if !is_mounted(dir, number)? {
-        return fusectl::abort(number);
+        return connection.abort();
     }
     write_back(dir);
     match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW) {
-        Ok(()) => fusectl::abort(number),
+        Ok(()) => connection.abort(),
         Err(Errno::BUSY) => Err(MountError::Busy {
             dir: dir.to_owned(),
             holders: holders::of_mount(number),
@@ -39,9 +40,9 @@ pub fn unmount(dir: &Path, number: Device) -> Result<(), MountError> {
 /// back is lost.
 ///
 /// The connection is aborted first: detaching alone can wait for a request that nobody will answer.
-pub fn abort(dir: &Path, number: Device) -> Result<(), MountError> {
-    let aborted = fusectl::abort(number);
-    let detached = detach(dir, number);
+pub fn abort(dir: &Path, connection: &Connection) -> Result<(), MountError> {
+    let aborted = connection.abort();
+    let detached = detach(dir, connection.number());
     aborted.and(detached)
 }
 
