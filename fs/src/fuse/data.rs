@@ -8,8 +8,7 @@ use super::tree::Tree;
 use crate::clock;
 use crate::config::SyncMode;
 use crate::operation::{
-    Applied, Attributes, COPY_BYTES_MAX, Errno, FallocateMode, InodeId, Operation, Timestamp, XattrMode,
-    XattrName,
+    Applied, COPY_BYTES_MAX, Errno, FallocateMode, InodeId, Operation, Timestamp, XattrMode, XattrName,
 };
 use bytes::Bytes;
 use fuser::{FileAttr, INodeNo, OpenFlags, WriteFlags};
@@ -62,38 +61,6 @@ impl Tree {
             }
             Err(errno) => reply(Err(errno)),
         }
-    }
-
-    /// `open(2)` with `O_TRUNC`.
-    pub fn truncate_by_open(
-        self: &Arc<Self>,
-        caller: &Caller,
-        node: INodeNo,
-        inode: InodeId,
-        reply: impl FnOnce(&Tree, Result<(), Errno>) + Send + 'static,
-    ) {
-        let status = match self.store.status(inode) {
-            Ok(status) => status,
-            Err(errno) => return reply(self, Err(errno)),
-        };
-        let attributes = Attributes {
-            size: Some(0),
-            mtime: Some(clock::stamp()),
-            mode: if caller.keeps_set_id() {
-                None
-            } else {
-                attributes::without_set_id(&status, caller)
-            },
-            drop_capability: true,
-            ..Attributes::default()
-        };
-        self.change(
-            node,
-            Operation::SetAttributes { inode, attributes },
-            move |tree, result| {
-                reply(tree, result.map(drop));
-            },
-        );
     }
 
     /// One write of the kernel's.

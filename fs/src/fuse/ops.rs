@@ -19,7 +19,6 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 use rustix::fd::AsFd;
-use rustix::fs::OFlags;
 use rustix::io::Errno as System;
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -30,8 +29,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// Without these the semantics would be wrong, so a kernel that lacks one (before 5.11) is refused.
-const REQUIRED: InitFlags = InitFlags::FUSE_ATOMIC_O_TRUNC
-    .union(InitFlags::FUSE_DONT_MASK)
+///
+/// Not `ATOMIC_O_TRUNC`: with it `open(O_RDONLY | O_TRUNC)` of a running program reaches us, and empties it, before
+/// the kernel finds that it must refuse with `ETXTBSY` (`handle_truncate`, fs/namei.c).
+const REQUIRED: InitFlags = InitFlags::FUSE_DONT_MASK
     .union(InitFlags::FUSE_POSIX_ACL)
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
 
@@ -241,21 +242,14 @@ impl Filesystem for Files {
         self.0.link(node, Place { parent, name }, answer_entry(reply));
     }
 
-    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let inode = match self.0.inodes.inode(node) {
             Ok(inode) => inode,
             Err(errno) => return reply.error(errno::reply(errno)),
         };
-        let opened = move |tree: &Tree, truncated: Result<(), Errno>| match truncated
-            .and_then(|()| tree.open(inode, flags))
-        {
+        match self.0.open(inode, flags) {
             Ok(handle) => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
             Err(errno) => reply.error(errno::reply(errno)),
-        };
-        if flags.0 & OFlags::TRUNC.bits().cast_signed() != 0 {
-            self.0.truncate_by_open(&Caller::of(request), node, inode, opened);
-        } else {
-            opened(&self.0, Ok(()));
         }
     }
 

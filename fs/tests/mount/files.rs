@@ -409,3 +409,27 @@ fn a_scanned_tree_leaves_nothing_in_the_table() -> Outcome {
     scene.mounted.unmount()?;
     Ok(())
 }
+
+#[test]
+fn a_running_program_is_neither_written_nor_truncated() -> Outcome {
+    let scene = Scene::new(SyncMode::Write)?;
+    let program = scene.dir.join("sleep");
+    fs::copy("/bin/sleep", &program)?;
+    let before = fs::read(&program)?;
+    let mut running = std::process::Command::new(&program).arg("60").spawn()?;
+    let busy = |flags: OFlags| {
+        rustix::fs::open(&program, flags, Mode::empty()).map(drop) == Err(rustix::io::Errno::TXTBSY)
+    };
+    let refused = [OFlags::WRONLY, OFlags::RDONLY | OFlags::TRUNC, OFlags::RDWR].map(busy);
+    let content = fs::read(&program)?;
+    running.kill()?;
+    running.wait()?;
+    assert_eq!(refused, [true; 3]);
+    assert!(
+        content == before,
+        "the program has {} bytes instead of {}",
+        content.len(),
+        before.len()
+    );
+    Ok(())
+}
