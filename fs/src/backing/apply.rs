@@ -103,7 +103,12 @@ impl Store {
             },
             None => self.open(inode, Access::Path)?,
         };
+        let mut mtime = attributes.mtime;
         if let Some(size) = attributes.size {
+            // A change of size without a time leaves the time; ftruncate(2) would take this node's clock.
+            if mtime.is_none() {
+                mtime = Some(super::node::mtime(&node.status().map_err(Failure::unchanged)?));
+            }
             step(rustix::fs::ftruncate(node.fd(), size))?;
         }
         if attributes.uid.is_some() || attributes.gid.is_some() {
@@ -115,8 +120,8 @@ impl Store {
         if attributes.drop_capability {
             step(node.clear_xattr(CAPABILITY))?;
         }
-        if attributes.atime.is_some() || attributes.mtime.is_some() {
-            step(node.set_times(attributes.atime, attributes.mtime))?;
+        if attributes.atime.is_some() || mtime.is_some() {
+            step(node.set_times(attributes.atime, mtime))?;
         }
         Ok(())
     }

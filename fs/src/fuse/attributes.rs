@@ -209,8 +209,9 @@ impl Wanted {
         if let Some(size) = self.size
             && mtime.is_none()
             && sync == SyncMode::Write
-            // `truncate(2)` to the present size leaves the time, `ftruncate(2)` does not (do_truncate, fs/open.c).
-            && (self.by_descriptor || size != status.st_size.cast_unsigned())
+            // `truncate(2)` to the present size leaves the time, `ftruncate(2)` and `O_TRUNC` do not (do_truncate,
+            // fs/open.c). For an empty file the request does not tell the first from the last, which is common.
+            && (self.by_descriptor || size == 0 || size != status.st_size.cast_unsigned())
         {
             mtime = Some(clock::stamp());
         }

@@ -418,3 +418,26 @@ fn a_size_beyond_the_file_systems_limit_is_refused_on_both_nodes_alike() {
     assert_eq!(scratch.store.refusal_like(&near, too_big), None);
     assert_eq!(std::fs::read(scratch.path("file")).unwrap(), b"content");
 }
+
+#[test]
+fn a_size_without_a_time_leaves_the_time() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", b"content");
+    let before = std::fs::metadata(scratch.path("file")).unwrap();
+    for size in [7, 3, 3, 100] {
+        scratch.applied(&Operation::SetAttributes {
+            inode: file,
+            attributes: Attributes {
+                size: Some(size),
+                ..Attributes::default()
+            },
+        });
+        let after = std::fs::metadata(scratch.path("file")).unwrap();
+        assert_eq!(after.len(), size);
+        assert_eq!(
+            (after.mtime(), after.mtime_nsec()),
+            (before.mtime(), before.mtime_nsec()),
+            "{size}"
+        );
+    }
+}
