@@ -28,7 +28,7 @@ pub const TO_SECONDARY_BYTES_MAX: usize = WRITE_BYTES_MAX + (2 << 20);
 pub const TO_PRIMARY_BYTES_MAX: usize = 32 << 20;
 
 /// The body is one byte of this and a postcard message.
-const KIND_MESSAGE: u8 = 0;
+pub(super) const KIND_MESSAGE: u8 = 0;
 /// The body is one byte of this, a postcard [`WriteHead`] and the data, which ends with the frame.
 const KIND_WRITE: u8 = 1;
 
@@ -251,7 +251,7 @@ struct WriteHead<I> {
     mode: Option<u32>,
 }
 
-fn frame<T: Serialize, M>(
+pub(super) fn frame<T: Serialize, M>(
     kind: u8,
     head: &T,
     payload: Option<Bytes>,
@@ -276,7 +276,7 @@ fn frame<T: Serialize, M>(
     })
 }
 
-fn malformed(body: &Bytes, reason: impl ToString) -> WireError {
+pub(super) fn malformed(body: &Bytes, reason: impl ToString) -> WireError {
     WireError::Malformed {
         length: body.len(),
         reason: reason.to_string(),
@@ -284,14 +284,14 @@ fn malformed(body: &Bytes, reason: impl ToString) -> WireError {
 }
 
 /// The value after the kind and, as a slice of `body`, what follows it.
-fn take<T: DeserializeOwned>(body: &Bytes) -> Result<(T, Bytes), WireError> {
+pub(super) fn take<T: DeserializeOwned>(body: &Bytes) -> Result<(T, Bytes), WireError> {
     let after_kind = body.get(1..).ok_or_else(|| malformed(body, "it is empty"))?;
     let (value, rest) = postcard::take_from_bytes(after_kind).map_err(|error| malformed(body, error))?;
     Ok((value, body.slice(body.len() - rest.len()..)))
 }
 
 /// The value after the kind, which must be [`KIND_MESSAGE`] and reach to the end of `body`.
-fn whole<T: DeserializeOwned>(body: &Bytes) -> Result<T, WireError> {
+pub(super) fn whole<T: DeserializeOwned>(body: &Bytes) -> Result<T, WireError> {
     match body.first() {
         Some(&KIND_MESSAGE) => {}
         Some(kind) => return Err(malformed(body, format!("unknown kind {kind}"))),

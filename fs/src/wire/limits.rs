@@ -307,7 +307,7 @@ fn check_operation(operation: &Operation) -> Result<(), WireError> {
             set_mode,
         } => {
             check_inode(*inode)?;
-            at_most("extended attribute", value.len(), XATTR_BYTES_MAX)?;
+            check_xattr(value)?;
             check_optional(*set_mode, check_mode)
         }
         Operation::RemoveXattr { inode, name: _ } | Operation::Sync { inode, data_only: _ } => {
@@ -320,11 +320,7 @@ fn check_operation(operation: &Operation) -> Result<(), WireError> {
 fn check_create(create: &Create) -> Result<(), WireError> {
     check_inode(create.parent)?;
     check_inode(create.inode)?;
-    if let NodeKind::Symlink(target) = &create.kind {
-        need(!target.is_empty(), "symbolic link", "has no target")?;
-        at_most("symbolic link", target.len(), SYMLINK_BYTES_MAX)?;
-        need(!target.contains(&0), "symbolic link", "has a NUL in its target")?;
-    }
+    check_kind(&create.kind)?;
     check_mode(create.mode)?;
     check_owner(create.uid)?;
     check_owner(create.gid)?;
@@ -335,11 +331,24 @@ fn check_create(create: &Create) -> Result<(), WireError> {
     check_time(create.time)
 }
 
+pub(super) fn check_kind(kind: &NodeKind) -> Result<(), WireError> {
+    let NodeKind::Symlink(target) = kind else {
+        return Ok(());
+    };
+    need(!target.is_empty(), "symbolic link", "has no target")?;
+    at_most("symbolic link", target.len(), SYMLINK_BYTES_MAX)?;
+    need(!target.contains(&0), "symbolic link", "has a NUL in its target")
+}
+
+pub(super) fn check_xattr(value: &[u8]) -> Result<(), WireError> {
+    at_most("extended attribute", value.len(), XATTR_BYTES_MAX)
+}
+
 fn check_optional<T>(value: Option<T>, check: impl Fn(T) -> Result<(), WireError>) -> Result<(), WireError> {
     value.map_or(Ok(()), check)
 }
 
-fn check_inode(inode: InodeId) -> Result<(), WireError> {
+pub(super) fn check_inode(inode: InodeId) -> Result<(), WireError> {
     need(inode.0 != 0, "inode", "is 0, which is none")
 }
 
@@ -357,11 +366,11 @@ fn check_prefix(number: Number) -> Result<(), WireError> {
     )
 }
 
-fn check_handle(handle: &FileHandle) -> Result<(), WireError> {
+pub(super) fn check_handle(handle: &FileHandle) -> Result<(), WireError> {
     at_most("file handle", handle.bytes.len(), HANDLE_BYTES_MAX)
 }
 
-fn check_time(time: Timestamp) -> Result<(), WireError> {
+pub(super) fn check_time(time: Timestamp) -> Result<(), WireError> {
     need(
         time.nanoseconds < 1_000_000_000,
         "time",
@@ -369,16 +378,16 @@ fn check_time(time: Timestamp) -> Result<(), WireError> {
     )
 }
 
-fn check_mode(mode: u32) -> Result<(), WireError> {
+pub(super) fn check_mode(mode: u32) -> Result<(), WireError> {
     need(mode & !0o7777 == 0, "mode", "has bits outside 07777")
 }
 
 /// `u32::MAX` is -1, which `chown(2)` takes for "leave it": applying it would not give the number it names.
-fn check_owner(id: u32) -> Result<(), WireError> {
+pub(super) fn check_owner(id: u32) -> Result<(), WireError> {
     need(id != u32::MAX, "owner", "is 4294967295, which is none")
 }
 
-fn check_errno(errno: Errno) -> Result<(), WireError> {
+pub(super) fn check_errno(errno: Errno) -> Result<(), WireError> {
     need(
         (1..=ERRNO_MAX).contains(&errno.0),
         "errno",
@@ -386,21 +395,21 @@ fn check_errno(errno: Errno) -> Result<(), WireError> {
     )
 }
 
-fn check_range(what: &'static str, offset: u64, length: u64) -> Result<(), WireError> {
+pub(super) fn check_range(what: &'static str, offset: u64, length: u64) -> Result<(), WireError> {
     let fits = offset.checked_add(length).is_some_and(|end| end <= OFFSET_MAX);
     need(fits, what, "reaches beyond 2^63 - 1")
 }
 
-fn check_label(what: &'static str, label: &str) -> Result<(), WireError> {
+pub(super) fn check_label(what: &'static str, label: &str) -> Result<(), WireError> {
     need(!label.is_empty(), what, "is empty")?;
     at_most(what, label.len(), LABEL_BYTES_MAX)
 }
 
-fn check_text(text: &str) -> Result<(), WireError> {
+pub(super) fn check_text(text: &str) -> Result<(), WireError> {
     at_most("text", text.len(), TEXT_BYTES_MAX)
 }
 
-fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), WireError> {
+pub(super) fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), WireError> {
     if count <= max {
         return Ok(());
     }
@@ -410,7 +419,7 @@ fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), WireError
     })
 }
 
-fn need(holds: bool, what: &'static str, problem: &'static str) -> Result<(), WireError> {
+pub(super) fn need(holds: bool, what: &'static str, problem: &'static str) -> Result<(), WireError> {
     if holds {
         return Ok(());
     }
