@@ -1,0 +1,172 @@
+//! Meeting the peer: the primary's calls, and the callers of a secondary.
+
+use super::{Module, Role, refusal, system};
+use crate::admission;
+use crate::backing::Store;
+use crate::control::command::{Refusal, RefusalKind, Reply};
+use crate::control::event::What;
+use crate::link::Connection;
+use crate::receiver::{self, Premises, Receiver};
+use crate::wire::message::{Hello, Offer, Rejection, Start, ToPrimary, ToSecondary};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// How long a caller may take for its first frame.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
+
+impl Module {
+    pub(super) async fn connect(&self) -> Result<Reply, Refusal> {
+        let Role::Primary(replicator) = self.role() else {
+            return Err(refusal(
+                RefusalKind::WrongRole,
+                format!(
+                    "{} is not the primary; only a primary opens a session",
+                    self.config.node
+                ),
+            ));
+        };
+        let (store, offers) = (replicator.store().clone(), self.offers(replicator.store())?);
+        debug!(directories = store.directories(), "connecting");
+        let premises = Premises {
+            node: self.config.node.clone(),
+            offers,
+            identities: admission::identities(),
+        };
+        replicator.connect(&self.endpoint, premises).await?;
+        Ok(Reply::Done)
+    }
+
+    pub(super) async fn go_alone(&self) -> Result<Reply, Refusal> {
+        let Role::Primary(replicator) = self.role() else {
+            return Err(refusal(
+                RefusalKind::WrongRole,
+                format!(
+                    "{} is not the primary; only a primary goes on alone",
+                    self.config.node
+                ),
+            ));
+        };
+        replicator.go_alone().await?;
+        Ok(Reply::Done)
+    }
+
+    /// What this node says of its directories.
+    fn offers(&self, store: &Store) -> Result<Vec<Offer>, Refusal> {
+        let offer = |(index, replicate): (usize, &crate::config::Replicate)| {
+            Ok(Offer {
+                dir: replicate.dir.display().to_string(),
+                sync: replicate.sync,
+                durability: replicate.durability,
+                empty: store.is_empty(index)?,
+                free_bytes: store.free_bytes(index)?,
+                abilities: store.abilities(index)?,
+                top: store.top(index)?,
+            })
+        };
+        tokio::task::block_in_place(|| {
+            self.config
+                .replicate
+                .iter()
+                .enumerate()
+                .map(offer)
+                .collect::<Result<Vec<_>, crate::backing::BackingError>>()
+        })
+        .map_err(|error| system("look at the directories", error))
+    }
+
+    /// Takes connections for the life of the process.
+    pub(super) async fn accept(self: Arc<Self>) {
+        let mut listener = self.endpoint.listener();
+        while let Some(caller) = listener.next().await {
+            match caller {
+                Ok(connection) => {
+                    tokio::spawn(self.clone().meet(connection));
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.reporter.report(
+                        What::PeerRefused {
+                            reason: reason.clone(),
+                        },
+                        reason,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Reads a caller's first frame and hands it to the secondary, or turns it away.
+    async fn meet(self: Arc<Self>, connection: Connection) {
+        let (peer_node, remote) = (connection.peer_node.clone(), connection.remote);
+        let (sender, mut receiver) = connection.split::<ToPrimary, ToSecondary>();
+        let hello = match tokio::time::timeout(HELLO_TIME_MAX, receiver.next()).await {
+            Ok(Ok(Some(ToSecondary::Hello(hello)))) => hello,
+            Ok(Ok(_)) => {
+                warn!(%remote, "a caller's first frame is no Hello; the connection is closed");
+                return;
+            }
+            Ok(Err(error)) => {
+                warn!(%remote, %error, "a caller was not understood");
+                return;
+            }
+            Err(_) => {
+                warn!(%remote, "a caller said nothing; the connection is closed");
+                return;
+            }
+        };
+        match self.screen(&hello, &peer_node) {
+            Ok((secondary, premises)) => secondary.serve(sender, receiver, hello, premises).await,
+            Err(rejection) => {
+                let reason = rejection.to_string();
+                let message = format!("refused {} at {remote}: {reason}", hello.node);
+                self.reporter.report(What::PeerRefused { reason }, message);
+                receiver::reject(sender, rejection).await;
+            }
+        }
+    }
+
+    fn screen(&self, hello: &Hello, peer_node: &str) -> Result<(Receiver, Premises), Rejection> {
+        if hello.module != self.config.module {
+            return Err(Rejection::OtherModule {
+                ours: self.config.module.clone(),
+                theirs: hello.module.clone(),
+            });
+        }
+        if hello.node != peer_node {
+            return Err(Rejection::OtherNode {
+                said: hello.node.clone(),
+                proved: peer_node.to_owned(),
+            });
+        }
+        let node = self.config.node.clone();
+        let state = match self.role() {
+            Role::Secondary(receiver) => {
+                let known = || self.session_offers.lock().unwrap_or_else(PoisonError::into_inner);
+                let goes_on = matches!(hello.start, Start::Resume { .. });
+                let mut offers = known().clone();
+                if !goes_on || offers.is_empty() {
+                    offers = self
+                        .offers(receiver.store())
+                        .map_err(|refusal| Rejection::Unfit(refusal.message))?;
+                    known().clone_from(&offers);
+                }
+                return Ok((
+                    receiver,
+                    Premises {
+                        node,
+                        offers,
+                        identities: admission::identities(),
+                    },
+                ));
+            }
+            Role::Primary(_) => "the primary itself",
+            Role::Stopped { unlocked: true } => "open for maintenance",
+            Role::Stopped { unlocked: false } => "stopped",
+        };
+        Err(Rejection::NotSecondary {
+            node,
+            state: state.to_owned(),
+        })
+    }
+}
