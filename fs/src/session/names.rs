@@ -19,6 +19,7 @@ const FORGOTTEN: u8 = 2;
 const DYING: u8 = 4;
 const LOCAL: u8 = 8;
 const ROOT: u8 = 16;
+const PINNED: u8 = 32;
 
 /// The table; see the module.
 #[derive(Debug)]
@@ -222,6 +223,45 @@ impl Names {
             && entry.flags & ROOT == 0
         {
             entry.flags &= !BOUND;
+        }
+    }
+
+    /// A copy begins: the secondary knows nothing but the roots.
+    pub fn unbind_all(&mut self) {
+        for entry in self.entries.values_mut() {
+            if entry.flags & ROOT == 0 {
+                entry.flags &= !BOUND;
+            }
+        }
+    }
+
+    /// The copy has found this inode: it stays until [`Names::unpin_all`], whether the kernel knows it or not.
+    pub fn pin(&mut self, inode: InodeId) {
+        let entry = self.entries.entry(inode).or_insert_with(|| Entry {
+            flags: FORGOTTEN,
+            ..Entry::default()
+        });
+        entry.flags |= PINNED;
+    }
+
+    /// The secondary was told of an inode by the copy.
+    pub fn set_bound(&mut self, inode: InodeId) {
+        if let Some(entry) = self.entries.get_mut(&inode) {
+            entry.flags |= BOUND;
+        }
+    }
+
+    /// The copy is over: what only it has needed goes.
+    pub fn unpin_all(&mut self) {
+        let mut pinned = Vec::new();
+        for (inode, entry) in &mut self.entries {
+            if entry.flags & PINNED != 0 {
+                entry.flags &= !PINNED;
+                pinned.push(*inode);
+            }
+        }
+        for inode in pinned {
+            self.drop_unneeded(inode);
         }
     }
 
@@ -459,7 +499,7 @@ impl Names {
         let mut next = inode;
         while let Some(entry) = self.entries.get(&next) {
             let needed = entry.flags & FORGOTTEN == 0
-                || entry.flags & ROOT != 0
+                || entry.flags & (ROOT | PINNED) != 0
                 || entry.children > 0
                 || self.busy.contains_key(&next);
             if needed {

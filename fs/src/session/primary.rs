@@ -15,13 +15,16 @@
 //!                       Ended <-------------------------------------- Alone
 //! ```
 //! From every state a failing disk leads to `Failed`, except from `Alone`, where the errno goes to the application.
+//! `Alone` leads to `InSync` by way of a copy: see `copying`.
 
+mod copying;
 mod ending;
 mod interface;
 mod local;
 mod parting;
 mod remote;
 
+use super::coverage::{Coverage, Route};
 use super::lanes::Lanes;
 use super::liveness::Liveness;
 use super::loss::{Loss, LossKind};
@@ -33,6 +36,7 @@ use super::repair::Settling;
 use super::stream::{Sent, Stream};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::wire::message::{SessionId, ToSecondary};
+use copying::Joining;
 use ending::Ending;
 pub use interface::{Action, Event, Phase, Settings};
 use std::collections::{HashMap, VecDeque};
@@ -66,6 +70,12 @@ enum State {
     Alone {
         loss: Loss,
     },
+    /// Alone, and the secondary is being brought to the same state.
+    Copying {
+        session: SessionId,
+        /// Why it is alone.
+        loss: Loss,
+    },
     Failed {
         reason: String,
     },
@@ -89,6 +99,11 @@ pub struct Primary {
     waiting: VecDeque<Submitted>,
     parked: Parked,
     settling: Vec<Settling>,
+    /// While copying.
+    coverage: Option<Coverage>,
+    joining: Joining,
+    /// It parts from a copy: what a note would say stands in the record already.
+    noted_before: bool,
     /// May run; emptied before `apply` returns.
     ready: VecDeque<Slot>,
     /// Kept to save an allocation per operation.
@@ -120,6 +135,9 @@ impl Primary {
             waiting: VecDeque::new(),
             parked: Parked::default(),
             settling: Vec::new(),
+            coverage: None,
+            joining: Joining::No,
+            noted_before: false,
             ready: VecDeque::new(),
             binds: Vec::new(),
             forget_later: Vec::new(),
@@ -134,9 +152,11 @@ impl Primary {
     pub fn phase(&self) -> Phase {
         match &self.state {
             State::NoSession => Phase::NoSession,
+            State::InSync { .. } if self.joining != Joining::No => Phase::Joining,
             State::InSync { .. } => Phase::InSync {
                 repairing: self.is_repairing(),
             },
+            State::Copying { loss, .. } => Phase::Copying(loss.clone()),
             State::Disconnected { .. } => Phase::Disconnected,
             State::Deciding { loss, .. } => Phase::Deciding(loss.clone()),
             State::Parting { loss, .. } => Phase::Parting(loss.clone()),
@@ -157,7 +177,9 @@ impl Primary {
             State::Deciding { session, loss, .. } if loss.kind.may_resume() => {
                 Some((*session, self.stream.confirmed()))
             }
-            State::NoSession
+            // An interrupted copy begins anew.
+            State::Copying { .. }
+            | State::NoSession
             | State::Deciding { .. }
             | State::Parting { .. }
             | State::Alone { .. }
@@ -223,6 +245,18 @@ impl Primary {
                 self.submit(submitted, awake, actions);
             }
             Event::Connected { session, welcome } => self.connected(session, welcome, awake, actions),
+            Event::CopyBegun { session } => {
+                self.copy_begun(session, awake, actions);
+                self.take_waiting(awake, actions);
+            }
+            Event::ListingBegun { directory } => self.begin_listing(directory),
+            Event::ListingEnded { directory } => self.end_listing(directory),
+            Event::Claim { claim, scope } => self.claim(claim, scope, actions),
+            Event::Release { claim, brought } => self.release_claim(claim, &brought),
+            Event::CopyDone => self.copy_done(actions),
+            Event::CopyBroken { reason } => self.copy_failed(LossKind::Failed, reason, actions),
+            Event::JoinNoted { generation } => self.join_noted(generation, actions),
+            Event::JoinNoteFailed { reason } => self.join_note_failed(reason, actions),
             Event::Rejected(rejection) => self.rejected(&rejection, actions),
             Event::Received(message) => self.received(message, awake, actions),
             Event::LinkLost => self.link_lost(awake, actions),
@@ -233,7 +267,10 @@ impl Primary {
             Event::GoAlone => self.told_to_go_alone(actions),
             Event::Noted { generation } => self.noted(generation, awake, actions),
             Event::NoteFailed { reason } => self.note_failed(reason, actions),
-            Event::End => self.ending.ask(),
+            Event::End => {
+                self.copy_failed(LossKind::Told, "the primary ends".into(), actions);
+                self.ending.ask();
+            }
         }
         self.drive(awake, actions);
         self.check_time(awake, actions);
@@ -257,6 +294,16 @@ impl Primary {
         matches!(self.state, State::InSync { .. })
     }
 
+    /// The secondary takes part in operations.
+    fn is_linked(&self) -> bool {
+        self.is_in_sync() || self.is_copying()
+    }
+
+    /// Operations are numbered.
+    fn is_going_on(&self) -> bool {
+        self.is_linked() || self.is_alone()
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.state, State::Failed { .. } | State::Ended)
     }
@@ -267,7 +314,9 @@ impl Primary {
 
     fn submit(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
         match self.state {
-            State::InSync { .. } | State::Alone { .. } => self.admit(submitted, now, actions),
+            State::InSync { .. } | State::Copying { .. } | State::Alone { .. } => {
+                self.admit(submitted, now, actions);
+            }
             State::NoSession
             | State::Disconnected { .. }
             | State::Deciding { .. }
@@ -285,7 +334,7 @@ impl Primary {
     fn admit(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
         let touched = submitted.operation.touched();
         let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
-        if dying || self.parked.blocks(&touched) {
+        if dying || self.parked.blocks(&touched) || self.holds_back(&submitted.operation) {
             self.parked.push(submitted);
         } else {
             self.number(submitted, now, actions);
@@ -296,13 +345,21 @@ impl Primary {
     fn number(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
         let touched = submitted.operation.touched();
         let local = touched.iter().any(|inode| self.names.is_local(*inode));
-        let shipped = self.is_in_sync() && !local;
-        if local
-            && self.is_in_sync()
-            && let Operation::CopyRange { target, .. } = &submitted.operation
-            && !self.names.is_local(*target)
-        {
-            // The secondary has no such source any more. On EXDEV the kernel copies by reading and writing.
+        let route = match &self.coverage {
+            Some(_) if local => Route::Local,
+            Some(coverage) => coverage.route(&submitted.operation, &self.names),
+            None if self.is_in_sync() && !local => Route::Ship,
+            None => Route::Local,
+        };
+        let shipped = route == Route::Ship;
+        let lost_source = match &submitted.operation {
+            Operation::CopyRange { target, .. } => {
+                local && self.is_linked() && self.names.is_bound(*target) && !self.names.is_local(*target)
+            }
+            _ => false,
+        };
+        if lost_source || route == Route::ByReadAndWrite {
+            // The secondary has no such source any more, or not yet. On EXDEV the kernel copies by reading and writing.
             let errno = Errno(rustix::io::Errno::XDEV.raw_os_error());
             self.reply(submitted.ticket, Err(errno), actions);
             return;
@@ -324,6 +381,7 @@ impl Primary {
         self.last_slot = Slot(self.last_slot.0 + 1);
         let slot = self.last_slot;
         let change = self.names.number(&submitted.operation);
+        self.cover(&submitted.operation, shipped);
         self.names.hold(&touched);
         let is_sync = submitted.operation.is_sync();
         let gates = u32::from(shipped && !is_sync);
@@ -356,6 +414,21 @@ impl Primary {
         self.pending.insert(slot, pending);
     }
 
+    /// Enters into the coverage what becomes of an operation that has just got its slot.
+    fn cover(&mut self, operation: &Operation, shipped: bool) {
+        let Some(coverage) = &mut self.coverage else {
+            return;
+        };
+        if shipped {
+            coverage.shipped(operation);
+            return;
+        }
+        coverage.kept_here(operation);
+        if let Operation::Create(create) = operation {
+            self.names.unbind(create.inode);
+        }
+    }
+
     fn ship(&mut self, sent: Sent, operation: Operation, now: Duration, actions: &mut Vec<Action>) {
         let (number, introduced) = self.stream.number(sent, now);
         actions.push(Action::Send(ToSecondary::Operation {
@@ -368,6 +441,9 @@ impl Primary {
 
     /// Goes on with everything that the last event made possible.
     fn drive(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if std::mem::take(&mut self.noted_before) {
+            self.go_on_alone(None, now, actions);
+        }
         while !self.is_over() {
             while let Some(slot) = self.ready.pop_front() {
                 self.run(slot, now, actions);
@@ -384,7 +460,7 @@ impl Primary {
 
     /// Looks at what is parked again. True when something was numbered.
     fn unpark(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
-        if self.parked.is_empty() || !(self.is_in_sync() || self.is_alone()) {
+        if self.parked.is_empty() || !self.is_going_on() {
             return false;
         }
         let before = self.parked.len();
@@ -396,7 +472,7 @@ impl Primary {
 
     /// Numbers what came while nothing could be numbered.
     fn take_waiting(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        while self.is_in_sync() || self.is_alone() {
+        while self.is_going_on() {
             let Some(submitted) = self.waiting.pop_front() else {
                 break;
             };
@@ -418,6 +494,7 @@ impl Primary {
         }
         self.names.release(&pending.touched);
         self.ending.finished(slot);
+        self.ended_for_claims(slot, actions);
         self.answer(&pending.submitted, result, actions);
     }
 
@@ -449,7 +526,10 @@ impl Primary {
         if self.names.has_dropped() {
             let dropped = self.names.take_dropped();
             match self.state {
-                State::InSync { .. } | State::Disconnected { .. } | State::Deciding { .. } => {
+                State::InSync { .. }
+                | State::Copying { .. }
+                | State::Disconnected { .. }
+                | State::Deciding { .. } => {
                     let room = FORGET_LATER_MAX.saturating_sub(self.forget_later.len());
                     self.forget_later.extend(dropped.iter().take(room));
                 }
@@ -461,7 +541,7 @@ impl Primary {
             }
             actions.push(Action::Forgotten(dropped));
         }
-        if self.is_in_sync() && !self.forget_later.is_empty() {
+        if self.is_linked() && !self.forget_later.is_empty() {
             for inodes in self.forget_later.chunks(FORGET_MAX) {
                 actions.push(Action::Send(ToSecondary::Forget(inodes.to_vec())));
             }
@@ -473,7 +553,7 @@ impl Primary {
     fn check_time(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.check_disk(now, actions);
         match self.state {
-            State::InSync { .. } => {
+            State::InSync { .. } | State::Copying { .. } => {
                 if self.stalled_at().is_some_and(|at| now >= at) {
                     let detail = self.describe_stall(now);
                     self.lose(LossKind::Stalled, detail, actions);
@@ -508,7 +588,7 @@ impl Primary {
     fn next_due(&self) -> Option<Duration> {
         let disk = self.disk_due();
         let peer = match self.state {
-            State::InSync { .. } => {
+            State::InSync { .. } | State::Copying { .. } => {
                 let ping = Some(self.liveness.ping_due(self.stream.oldest()));
                 [ping, self.stalled_at(), self.repair_due()]
                     .into_iter()

@@ -54,10 +54,12 @@ enum State {
 }
 
 /// Whether a session that is over waits for its note, and who hears of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Noting {
     /// No note, or it is on disk.
     Nothing,
+    /// "Complete" is being written; what comes after it waits, so that the notes keep their order.
+    Complete { then: Option<(Generation, String)> },
     /// "Outdated" is being written, and the primary waits for "parted".
     Outdated,
     /// It is being written and the primary's connection is gone.
@@ -80,6 +82,7 @@ impl Secondary {
             State::Opening { .. } => Phase::Opening,
             State::Serving(session) => Phase::Serving {
                 linked: session.linked,
+                copying: session.copying.is_some(),
             },
             State::Draining { .. } => Phase::Draining,
             State::Closing { .. } => Phase::Closing,
@@ -116,6 +119,26 @@ impl Secondary {
         }
     }
 
+    /// Counts a request of the copy in that is about to be carried out; [`Event::CopyWorkDone`] counts it out.
+    /// False when the copy of this session does not go on: nothing may be changed then.
+    pub fn begin_copy_work(&mut self, id: SessionId) -> bool {
+        match &mut self.state {
+            State::Serving(session) if session.id == id => match &mut session.copying {
+                Some(Copying::Going { requests }) => {
+                    *requests += 1;
+                    true
+                }
+                Some(Copying::Completing { .. }) | None => false,
+            },
+            State::Serving(_)
+            | State::Idle
+            | State::Opening { .. }
+            | State::Draining { .. }
+            | State::Closing { .. }
+            | State::Ended { .. } => false,
+        }
+    }
+
     /// Takes an event at `now` (CLOCK_BOOTTIME) and appends what is to be done.
     pub fn apply(&mut self, event: Event, now: Duration, actions: &mut Vec<Action>) {
         match event {
@@ -128,6 +151,7 @@ impl Secondary {
                     session.flush(actions);
                 }
             }
+            Event::CopyWorkDone => self.copy_work_done(actions),
             Event::Noted => self.noted(actions),
             Event::NoteFailed { reason } => self.note_failed(reason, actions),
             Event::Leave { reason } => self.leave(reason, actions),
@@ -136,20 +160,16 @@ impl Secondary {
 
     fn hello(&mut self, id: SessionId, start: Start, actions: &mut Vec<Action>) {
         match (&mut self.state, start) {
-            (State::Idle | State::Ended { .. }, Start::Fresh { .. }) => {
-                self.state = State::Opening { session: id };
-                actions.push(Action::NoteOpen);
+            (State::Idle | State::Ended { .. }, start @ (Start::Fresh { .. } | Start::Copy { .. })) => {
+                self.open(id, &start, actions);
             }
-            (State::Serving(session), Start::Fresh { .. })
+            (State::Serving(session), start @ (Start::Fresh { .. } | Start::Copy { .. }))
                 if session.id != id || session.last == Number(0) =>
             {
                 self.end_session(Over::Replaced, actions);
                 match &mut self.state {
                     State::Draining { .. } => actions.push(Action::Refuse(Rejection::StillRunning)),
-                    _ => {
-                        self.state = State::Opening { session: id };
-                        actions.push(Action::NoteOpen);
-                    }
+                    _ => self.open(id, &start, actions),
                 }
             }
             (State::Serving(session), Start::Resume { confirmed }) if session.id == id => {
@@ -182,10 +202,35 @@ impl Secondary {
                 actions.push(Action::Refuse(Rejection::StillRunning));
             }
             // A session's name is made anew for each fresh start, so this one is going on already.
-            (State::Serving(_), Start::Fresh { .. })
+            (State::Serving(_), Start::Fresh { .. } | Start::Copy { .. })
             | (State::Idle | State::Serving(_) | State::Ended { .. }, Start::Resume { .. }) => {
                 actions.push(Action::Refuse(Rejection::UnknownSession));
             }
+        }
+    }
+
+    fn open(&mut self, session: SessionId, start: &Start, actions: &mut Vec<Action>) {
+        let copy = matches!(start, Start::Copy { .. });
+        self.state = State::Opening { session, copy };
+        actions.push(if copy {
+            Action::NoteInconsistent
+        } else {
+            Action::NoteOpen
+        });
+    }
+
+    fn copy_work_done(&mut self, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Serving(session) => {
+                if let Some(Copying::Going { requests }) = &mut session.copying {
+                    *requests = requests.saturating_sub(1);
+                }
+            }
+            State::Draining { running, .. } => {
+                *running = running.saturating_sub(1);
+                self.drained(actions);
+            }
+            State::Idle | State::Opening { .. } | State::Closing { .. } | State::Ended { .. } => {}
         }
     }
 
@@ -200,6 +245,7 @@ impl Secondary {
                     | ToSecondary::Operation { .. }
                     | ToSecondary::Ping { .. }
                     | ToSecondary::Forget(_)
+                    | ToSecondary::Complete { .. }
                     | ToSecondary::Part { .. } => {}
                 }
                 return;
@@ -251,16 +297,38 @@ impl Secondary {
                 "End while {} operations are unanswered",
                 session.unfinished.len()
             ))),
+            ToSecondary::Complete { generation } => match &session.copying {
+                None => {
+                    actions.push(Action::Send(ToPrimary::Completed));
+                    Ok(())
+                }
+                Some(Copying::Completing) => Ok(()),
+                Some(Copying::Going { requests: 0 }) => {
+                    session.copying = Some(Copying::Completing);
+                    actions.push(Action::NoteComplete { generation });
+                    Ok(())
+                }
+                Some(Copying::Going { requests }) => Err(Fault::Broken(format!(
+                    "the copy is complete while {requests} of its requests are carried out"
+                ))),
+            },
             ToSecondary::Part { generation, reason } => {
-                actions.push(Action::NoteOutdated {
-                    generation,
-                    reason: reason.clone(),
-                });
+                let noting = if session.copying == Some(Copying::Completing) {
+                    Noting::Complete {
+                        then: Some((generation, reason.clone())),
+                    }
+                } else {
+                    actions.push(Action::NoteOutdated {
+                        generation,
+                        reason: reason.clone(),
+                    });
+                    Noting::Outdated
+                };
                 let running = session.running_count();
                 self.state = State::Draining {
                     running,
                     over: Over::Parted { generation, reason },
-                    noting: Noting::Outdated,
+                    noting,
                 };
                 return;
             }
@@ -310,8 +378,9 @@ impl Secondary {
 
     fn noted(&mut self, actions: &mut Vec<Action>) {
         match &mut self.state {
-            State::Opening { session } => {
-                let session = Session::new(*session, Roots::new(&self.durability));
+            State::Opening { session, copy } => {
+                let mut session = Session::new(*session, Roots::new(&self.durability));
+                session.copying = copy.then_some(Copying::Going { requests: 0 });
                 self.state = State::Serving(Box::new(session));
                 actions.push(Action::Welcome {
                     prefix: Number(0),
@@ -333,14 +402,41 @@ impl Secondary {
                 };
                 actions.push(Action::SessionOver(Over::Clean));
             }
-            State::Draining { noting, .. } => {
-                if std::mem::replace(noting, Noting::Nothing) == Noting::Outdated {
+            State::Draining { .. } => {
+                if self.next_note(actions) == Noting::Outdated {
                     actions.push(Action::Send(ToPrimary::Parted));
                 }
                 self.drained(actions);
             }
-            State::Idle | State::Serving(_) | State::Ended { .. } => {}
+            State::Serving(session) => {
+                if session.copying == Some(Copying::Completing) {
+                    session.copying = None;
+                    if session.linked {
+                        actions.push(Action::Send(ToPrimary::Completed));
+                    }
+                }
+            }
+            State::Idle | State::Ended { .. } => {}
         }
+    }
+
+    /// A note of a session that is over is on disk, or failed: what waited for it goes on. Gives what it was.
+    fn next_note(&mut self, actions: &mut Vec<Action>) -> Noting {
+        let State::Draining { noting, .. } = &mut self.state else {
+            return Noting::Nothing;
+        };
+        let noted = std::mem::replace(noting, Noting::Nothing);
+        if let Noting::Complete {
+            then: Some((generation, reason)),
+        } = &noted
+        {
+            *noting = Noting::Outdated;
+            actions.push(Action::NoteOutdated {
+                generation: *generation,
+                reason: reason.clone(),
+            });
+        }
+        noted
     }
 
     fn note_failed(&mut self, reason: String, actions: &mut Vec<Action>) {
@@ -357,11 +453,25 @@ impl Secondary {
                 });
                 actions.push(Action::SessionOver(Over::NoteFailed { reason }));
             }
-            State::Draining { noting, .. } => {
-                *noting = Noting::Nothing;
+            State::Draining { .. } => {
+                self.next_note(actions);
                 self.drained(actions);
             }
-            State::Idle | State::Serving(_) | State::Ended { .. } => {}
+            State::Serving(session) => {
+                if session.copying == Some(Copying::Completing) {
+                    if session.linked {
+                        actions.push(Action::Send(ToPrimary::Leaving {
+                            reason: reason.clone(),
+                        }));
+                        actions.push(Action::Close {
+                            reason: reason.clone(),
+                        });
+                    }
+                    session.copying = None;
+                    self.end_session(Over::NoteFailed { reason }, actions);
+                }
+            }
+            State::Idle | State::Ended { .. } => {}
         }
     }
 
@@ -398,10 +508,15 @@ impl Secondary {
         let State::Serving(session) = &self.state else {
             return;
         };
+        let noting = if session.copying == Some(Copying::Completing) {
+            Noting::Complete { then: None }
+        } else {
+            Noting::Nothing
+        };
         self.state = State::Draining {
             running: session.running_count(),
             over,
-            noting: Noting::Nothing,
+            noting,
         };
         self.drained(actions);
     }

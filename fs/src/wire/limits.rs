@@ -97,6 +97,7 @@ impl Limits for ToSecondary {
                 generation: _,
                 reason,
             } => check_text(reason),
+            ToSecondary::Complete { generation: _ } => Ok(()),
         }
     }
 }
@@ -121,7 +122,7 @@ impl Limits for ToPrimary {
                 at_most("running", running.len(), RUNNING_MAX)?;
                 running.iter().try_for_each(|one| check_number(one.number))
             }
-            ToPrimary::Ended | ToPrimary::Parted => Ok(()),
+            ToPrimary::Ended | ToPrimary::Parted | ToPrimary::Completed => Ok(()),
             ToPrimary::Leaving { reason } => check_text(reason),
         }
     }
@@ -134,6 +135,11 @@ fn check_hello(hello: &Hello) -> Result<(), WireError> {
         Start::Fresh {
             generation: _,
             clean: _,
+        } => {}
+        Start::Copy {
+            generation: _,
+            base: _,
+            overwrite: _,
         } => {}
         Start::Resume { confirmed } => check_prefix(confirmed)?,
     }
@@ -168,9 +174,10 @@ fn check_rejection(rejection: &Rejection) -> Result<(), WireError> {
             check_text(one)?;
             check_text(other)
         }
-        Rejection::OtherConfiguration(why) | Rejection::Unfit(why) | Rejection::FullCopyNeeded(why) => {
-            check_text(why)
-        }
+        Rejection::OtherConfiguration(why)
+        | Rejection::Unfit(why)
+        | Rejection::WouldOverwrite(why)
+        | Rejection::FullCopyNeeded(why) => check_text(why),
         Rejection::UnknownSession | Rejection::StillRunning => Ok(()),
     }
 }

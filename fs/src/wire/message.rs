@@ -54,6 +54,12 @@ pub enum ToSecondary {
         /// Why, for the log.
         reason: String,
     },
+    /// The copy that the session began with is complete: the secondary makes it durable, notes that it is
+    /// up-to-date on this generation, and answers `Completed`. Repeated on every new connection until then.
+    Complete {
+        /// New, and the primary's as well.
+        generation: Generation,
+    },
 }
 
 /// From the secondary.
@@ -90,6 +96,8 @@ pub enum ToPrimary {
         /// Why.
         reason: String,
     },
+    /// The answer to `Complete`: this copy is on disk and recorded up-to-date.
+    Completed,
 }
 
 /// The first frame of a connection, from the primary.
@@ -118,6 +126,17 @@ pub enum Start {
         generation: Generation,
         /// The primary's last session ended cleanly.
         clean: bool,
+    },
+    /// A new session, in which the secondary is brought to the primary's state over bulk connections while
+    /// operations go on. Its copy counts as inconsistent from before the `Welcome` until `Complete`.
+    Copy {
+        /// The generation of the primary's copy.
+        generation: Generation,
+        /// The generation that the primary last shared with a secondary, if any: a copy that carries another one
+        /// is not overwritten unasked.
+        base: Option<Generation>,
+        /// A person has said that whatever the secondary holds may be overwritten.
+        overwrite: bool,
     },
     /// The same two processes, over a new connection.
     Resume {
@@ -267,8 +286,13 @@ pub enum Rejection {
     #[error("the secondary's file system is too small or too poor: {0}")]
     Unfit(String),
     /// The copies are not known to be equal.
-    #[error("the copies are not known to be equal ({0}); joining needs a full copy, which is not built yet")]
+    #[error("the copies are not known to be equal ({0}): this one must be brought to the primary's state")]
     FullCopyNeeded(String),
+    /// A copy would replace what nobody said may be replaced.
+    #[error(
+        "a copy would overwrite what the secondary holds: {0}. If that may be lost, connect with --overwrite"
+    )]
+    WouldOverwrite(String),
     /// `Resume` of a session that has ended or never was.
     #[error("that session has ended here; a new one must begin")]
     UnknownSession,

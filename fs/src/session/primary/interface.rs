@@ -2,6 +2,7 @@
 
 use crate::config::OnPeerLoss;
 use crate::operation::{Applied, Errno, InodeId, Name, Operation, Outcome};
+use crate::session::coverage::{Brought, ClaimId, Scope};
 use crate::session::loss::Loss;
 use crate::session::pending::{Slot, Ticket};
 #[cfg(doc)]
@@ -42,6 +43,54 @@ pub enum Event {
         session: SessionId,
         /// The answer.
         welcome: Welcome,
+    },
+    /// A connection is up on which the secondary, alone being whole is this node's copy, waits to be brought to the
+    /// same state. Frames of earlier connections must not be given in any more.
+    CopyBegun {
+        /// The session in the `Hello`.
+        session: SessionId,
+    },
+    /// While copying: the names of this directory, which the target was told of, are about to be read on both sides.
+    ListingBegun {
+        /// Which.
+        directory: InodeId,
+    },
+    /// All names that were read on either side were claimed and released.
+    ListingEnded {
+        /// Of this directory.
+        directory: InodeId,
+    },
+    /// While copying: hold back operations that touch this, and say [`Action::Granted`] once none is under way.
+    Claim {
+        /// Names it.
+        claim: ClaimId,
+        /// What.
+        scope: Scope,
+    },
+    /// What was claimed is brought over, or was left as it is.
+    Release {
+        /// Which.
+        claim: ClaimId,
+        /// What the target has now.
+        brought: Brought,
+    },
+    /// The driver of the copy has nothing left to bring over. Answered by [`Action::NoteJoined`] or
+    /// [`Action::CopyGoesOn`].
+    CopyDone,
+    /// The driver of the copy cannot go on.
+    CopyBroken {
+        /// Why.
+        reason: String,
+    },
+    /// The note that [`Action::NoteJoined`] asked for is on disk.
+    JoinNoted {
+        /// The generation in it.
+        generation: Generation,
+    },
+    /// It cannot be written.
+    JoinNoteFailed {
+        /// Why.
+        reason: String,
     },
     /// The secondary turned a `Hello` away that wanted to go on with the session.
     Rejected(Rejection),
@@ -138,7 +187,7 @@ pub enum Action {
     /// These inodes are not needed any more. Until it is told, an inode keeps its number although the kernel has
     /// forgotten it: looked up again it must get the same.
     Forgotten(Vec<InodeId>),
-    /// The first connection is made: the pair is in sync.
+    /// The first connection is made, or a copy is complete on both nodes: the pair is in sync.
     InSync,
     /// The connection is gone; the session may go on over another.
     ConnectionLost,
@@ -182,6 +231,20 @@ pub enum Action {
         /// Of that, the secondary's own.
         peer: Duration,
     },
+    /// A claim is granted.
+    Granted {
+        /// Which.
+        claim: ClaimId,
+        /// These inodes of it have no name any more: there is nothing to bring over.
+        gone: Vec<InodeId>,
+    },
+    /// Something is left to bring over: [`Primary::copy_rest`] tells.
+    CopyGoesOn,
+    /// Everything is brought over. Write down durably a new generation and that the peer may be in sync, then say
+    /// [`Event::JoinNoted`].
+    NoteJoined,
+    /// The copy is over before its end; this node goes on alone as before.
+    CopyFailed(Loss),
     /// The clean end asked for by [`Event::End`].
     Ended {
         /// The secondary's copy ended cleanly too, and both are equal.
@@ -207,6 +270,11 @@ pub enum Phase {
     Parting(Loss),
     /// Without a secondary.
     Alone(Loss),
+    /// Without one that counts, and bringing one to the same state. Why it is alone.
+    Copying(Loss),
+    /// Every operation is answered only when both nodes hold it; the secondary has not noted yet that its copy is
+    /// complete.
+    Joining,
     /// The disk fails; nothing is answered.
     Failed {
         /// The operation and its error.

@@ -115,13 +115,19 @@ impl Primary {
         now: Duration,
         actions: &mut Vec<Action>,
     ) {
-        let alone = self.is_alone();
+        let broken = errno_of(&outcome).is_some_and(is_broken_disk);
+        if broken {
+            self.leave_copy_on_a_failing_disk(&outcome, actions);
+        }
+        // A copy that has just been left is alone, although its last steps are still to come.
+        let alone = self.is_alone() || self.noted_before;
         let Some(pending) = self.pending.get(&slot) else {
             return;
         };
         let operation = &pending.submitted.operation;
+        let whole = alone || !pending.shipped;
         let errno = match &outcome {
-            Outcome::Applied(applied) if alone || applied.length == operation.length() => {
+            Outcome::Applied(applied) if whole || applied.length == operation.length() => {
                 let applied = applied.clone();
                 if pending.shipped && !alone {
                     let operation = operation.clone();
@@ -139,7 +145,6 @@ impl Primary {
                 errno_of(&outcome).unwrap_or(Errno(rustix::io::Errno::IO.raw_os_error()))
             }
         };
-        let broken = is_broken_disk(errno);
         if alone {
             if broken {
                 let reason = format!("{}: {errno}", describe(operation));
@@ -155,6 +160,11 @@ impl Primary {
             }
             let detail = format!("the secondary applied {what}, this node refuses it: {errno}");
             self.lose(LossKind::Differs, detail, actions);
+        } else if accepted && self.is_copying() {
+            let what = describe(operation);
+            let detail = format!("the secondary applied {what}, this node did not: {errno}");
+            self.copy_failed(LossKind::Differs, detail, actions);
+            self.finish(slot, Err(errno), actions);
         } else if accepted || broken {
             let reason = format!("{}: {errno} ({outcome:?})", describe(operation));
             self.fail(reason, actions);
@@ -203,13 +213,22 @@ impl Primary {
         }
     }
 
+    /// This node's is the only whole copy: the errno goes to the application, as alone.
+    fn leave_copy_on_a_failing_disk(&mut self, outcome: &Outcome, actions: &mut Vec<Action>) {
+        let detail = format!("this node's disk fails ({outcome:?})");
+        self.copy_failed(LossKind::Failed, detail, actions);
+    }
+
     fn synced_here(&mut self, slot: Slot, outcome: Outcome, actions: &mut Vec<Action>) {
+        if errno_of(&outcome).is_some() {
+            self.leave_copy_on_a_failing_disk(&outcome, actions);
+        }
         let Some(pending) = self.pending.get(&slot) else {
             return;
         };
         if let Some(errno) = errno_of(&outcome) {
             let reason = format!("{}: {errno}", describe(&pending.submitted.operation));
-            if self.is_alone() {
+            if self.is_alone() || self.noted_before {
                 actions.push(Action::DiskFailing {
                     reason: reason.clone(),
                 });
@@ -298,7 +317,7 @@ impl Primary {
     pub(super) fn settle(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
         let mut numbered = false;
         let mut index = 0;
-        while index < self.settling.len() && self.is_in_sync() {
+        while index < self.settling.len() && self.is_linked() {
             if !self.is_quiet(index) {
                 index += 1;
                 continue;
@@ -350,7 +369,7 @@ impl Primary {
         actions: &mut Vec<Action>,
     ) {
         self.kernel.end(slot);
-        let in_sync = self.is_in_sync();
+        let in_sync = self.is_linked();
         let found = self.settling.iter_mut().find(|settling| settling.slot == slot);
         let Some(settling) = found else {
             return;
@@ -413,6 +432,7 @@ impl Primary {
         };
         let settling = self.settling.remove(index);
         self.parked.release(&settling.touched);
+        self.ended_for_claims(settling.slot, actions);
         if let Kind::Repair { result, .. } = settling.kind {
             self.answer(&settling.submitted, result, actions);
         }
@@ -455,7 +475,8 @@ impl Primary {
             "{what} has been in the kernel for {:?}",
             now.saturating_sub(since)
         );
-        if self.is_alone() {
+        self.copy_failed(LossKind::Stalled, reason.clone(), actions);
+        if self.is_alone() || self.noted_before {
             self.told_stalled = true;
             actions.push(Action::DiskFailing { reason });
         } else {

@@ -1,5 +1,6 @@
 //! Losing the secondary: the decision, the durable note, and what becomes of the operations under way.
 
+use super::copying::Joining;
 use super::{Action, Primary, State};
 use crate::config::OnPeerLoss;
 use crate::session::loss::{Loss, LossKind};
@@ -11,6 +12,10 @@ use std::time::Duration;
 impl Primary {
     /// The secondary is lost. What says that the copies differ outweighs what may still heal.
     pub(super) fn lose(&mut self, kind: LossKind, detail: String, actions: &mut Vec<Action>) {
+        if self.is_copying() {
+            self.copy_failed(kind, detail, actions);
+            return;
+        }
         let loss = Loss { kind, detail };
         let (session, linked) = match &self.state {
             State::InSync { session } => (*session, true),
@@ -24,6 +29,7 @@ impl Primary {
             | State::Deciding { .. }
             | State::Parting { .. }
             | State::Alone { .. }
+            | State::Copying { .. }
             | State::Failed { .. }
             | State::Ended => return,
         };
@@ -57,6 +63,9 @@ impl Primary {
                 let (loss, linked) = (loss.clone(), *linked);
                 self.part(loss, linked, actions);
             }
+            State::Copying { .. } => {
+                self.copy_failed(LossKind::Told, "told to go on without the secondary".into(), actions);
+            }
             State::InSync { .. }
             | State::Parting { .. }
             | State::Alone { .. }
@@ -70,7 +79,14 @@ impl Primary {
             loss: loss.clone(),
             linked,
         };
-        actions.push(Action::NoteAlone(loss));
+        match &mut self.joining {
+            // The record is being written already: one note after the other.
+            Joining::Noting { part } => *part = true,
+            Joining::No | Joining::Telling { .. } => {
+                self.joining = Joining::No;
+                actions.push(Action::NoteAlone(loss));
+            }
+        }
     }
 
     pub(super) fn note_failed(&mut self, reason: String, actions: &mut Vec<Action>) {
@@ -81,18 +97,30 @@ impl Primary {
 
     /// The note is on disk: what waited for the secondary is applied without it.
     pub(super) fn noted(&mut self, generation: Generation, now: Duration, actions: &mut Vec<Action>) {
+        self.go_on_alone(Some(generation), now, actions);
+    }
+
+    /// `generation` is new and to be told to the secondary; none after a copy that failed.
+    pub(super) fn go_on_alone(
+        &mut self,
+        generation: Option<Generation>,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
         let State::Parting { loss, linked } = &self.state else {
             return;
         };
         let (loss, linked) = (loss.clone(), *linked);
         self.state = State::Alone { loss: loss.clone() };
-        if linked {
-            actions.push(Action::Send(ToSecondary::Part {
-                generation,
-                reason: loss.to_string(),
-            }));
+        if let Some(generation) = generation {
+            if linked {
+                actions.push(Action::Send(ToSecondary::Part {
+                    generation,
+                    reason: loss.to_string(),
+                }));
+            }
+            actions.push(Action::WentAlone(loss));
         }
-        actions.push(Action::WentAlone(loss));
         for (_, sent, _) in self.stream.unanswered() {
             if let Some(touched) = sent.held() {
                 self.names.release(&touched);

@@ -49,6 +49,7 @@ impl Primary {
         if self.ending == Ending::Handshake {
             actions.push(Action::Send(ToSecondary::End));
         }
+        self.tell_complete(actions);
         actions.push(Action::Resumed { resent });
         self.take_waiting(now, actions);
     }
@@ -92,6 +93,10 @@ impl Primary {
                 self.state = State::Disconnected { session, since };
                 actions.push(Action::ConnectionLost);
             }
+            State::Copying { .. } => {
+                let detail = "the connection to the secondary is gone".to_owned();
+                self.copy_failed(LossKind::Unreachable, detail, actions);
+            }
             State::Deciding { linked, .. } | State::Parting { linked, .. } => *linked = false,
             State::NoSession
             | State::Disconnected { .. }
@@ -109,6 +114,7 @@ impl Primary {
             | Rejection::OtherNode { .. }
             | Rejection::OtherConfiguration(_)
             | Rejection::Unfit(_)
+            | Rejection::WouldOverwrite(_)
             | Rejection::FullCopyNeeded(_) => false,
         };
         if is_final && self.resumable().is_some() {
@@ -118,7 +124,7 @@ impl Primary {
 
     pub(super) fn received(&mut self, message: ToPrimary, now: Duration, actions: &mut Vec<Action>) {
         let hears = match &self.state {
-            State::InSync { .. } => true,
+            State::InSync { .. } | State::Copying { .. } => true,
             State::Deciding { loss, linked, .. } => *linked && loss.kind.may_resume(),
             State::Parting { .. } | State::Alone { .. } => {
                 if message == ToPrimary::Parted {
@@ -156,6 +162,7 @@ impl Primary {
                 }
             }
             ToPrimary::Ended => self.peer_ended(actions),
+            ToPrimary::Completed => self.completed(actions),
             ToPrimary::Leaving { reason } => self.lose(LossKind::Left, reason, actions),
             // The first frame of a connection is handed in as `Connected` or `Rejected`, and nobody parted.
             ToPrimary::Welcome(_) | ToPrimary::Reject(_) | ToPrimary::Parted => {
@@ -273,6 +280,8 @@ impl Primary {
         outcome: Outcome,
         actions: &mut Vec<Action>,
     ) {
+        // The target of a copy has exactly what it was told of.
+        let copying = self.is_copying();
         let Some(pending) = self.pending.get_mut(&slot) else {
             return;
         };
@@ -309,7 +318,7 @@ impl Primary {
                 self.open(slot);
                 return;
             }
-            Outcome::NotBound(_) if !again => {
+            Outcome::NotBound(_) if !again && !copying => {
                 pending.stage = Stage::NotBound;
                 self.open(slot);
                 return;

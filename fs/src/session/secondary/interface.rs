@@ -59,6 +59,8 @@ pub enum Event {
     },
     /// The driver has nothing more to hand in for now: what is answered since goes out in one message.
     Flush,
+    /// A request that [`super::Secondary::begin_copy_work`] counted in has ended.
+    CopyWorkDone,
     /// The last `Note...` action is on disk.
     Noted,
     /// The last `Note...` action failed.
@@ -78,6 +80,15 @@ pub enum Event {
 pub enum Action {
     /// Write down durably that a session is open, then say [`Event::Noted`].
     NoteOpen,
+    /// Write down durably that this copy is mixed from now on, then say [`Event::Noted`]. Nothing is bound in the
+    /// new session but the roots.
+    NoteInconsistent,
+    /// The copy is complete: `syncfs` everything, write down durably that it is up-to-date on this generation, then
+    /// say [`Event::Noted`].
+    NoteComplete {
+        /// The primary's as well.
+        generation: Generation,
+    },
     /// Answer the `Hello`: these fields, and what the driver knows of its node and directories.
     Welcome {
         /// As in the message.
@@ -132,6 +143,8 @@ pub enum Phase {
     Serving {
         /// A connection is up.
         linked: bool,
+        /// This copy is mixed, and being brought to the primary's state.
+        copying: bool,
     },
     /// What is in the kernel ends.
     Draining,

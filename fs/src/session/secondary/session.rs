@@ -37,6 +37,17 @@ pub(super) struct Session {
     queued_bytes: u64,
     ready: Vec<Number>,
     pub(super) roots: Roots,
+    /// None when this copy is whole.
+    pub(super) copying: Option<Copying>,
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copying {
+    /// So many of its requests are carried out now.
+    Going { requests: usize },
+    /// That it is complete is being written down.
+    Completing,
 }
 
 #[derive(Debug)]
@@ -84,6 +95,7 @@ impl Session {
             queued_bytes: 0,
             ready: Vec::new(),
             roots,
+            copying: None,
         }
     }
 
@@ -248,11 +260,14 @@ impl Session {
         oldest.map(entry).collect()
     }
 
+    /// What is in the kernel: operations, and requests of a copy.
     pub(super) fn running_count(&self) -> usize {
-        self.unfinished
-            .values()
-            .filter(|entry| entry.started.is_some())
-            .count()
+        let requests = match self.copying {
+            Some(Copying::Going { requests }) => requests,
+            Some(Copying::Completing) | None => 0,
+        };
+        let started = self.unfinished.values().filter(|entry| entry.started.is_some());
+        requests + started.count()
     }
 }
 

@@ -1,0 +1,445 @@
+//! What of the primary's tree the target of a copy has, while applications go on changing it.
+//!
+//! It decides for each operation whether it is shipped, applied on the primary alone, or held back. No I/O: the
+//! driver (`resync/source.rs`) reads and sends, and asks here before it does.
+//!
+//! **Names.** An entry `(directory, name)` is *clean* when the target has the same inode under it, else *stale*.
+//! All names of a directory are stale until it was listed; then all but those in its `stale` set are clean. A name
+//! operation is shipped when all its names are clean and the target can do the same with the inodes; else it is
+//! applied on the primary alone, and its names are stale from then on. Every name that is brought over becomes
+//! clean, operations on clean names keep them clean: the stale ones end.
+//!
+//! **Inodes.** The target has an inode (`Names` says "bound") from the first of its names that is brought over.
+//! From then on changes of its data, size, mode, owner and times are shipped; before, they are applied on the
+//! primary alone. It is *finished* once its data and then all its attributes are brought over. Until then changes of
+//! its extended attributes are applied on the primary alone, because the target may refuse what the primary does
+//! not.
+//!
+//! **Claims.** What the driver is about to read and send it claims first: names, whole inodes, ranges of files. The
+//! claim is granted once no operation under way touches it; later ones are held back until it is released. So what
+//! is read is what the target gets, and order needs no numbers.
+
+use super::names::Names;
+use super::pending::{Slot, entries};
+use crate::operation::{InodeId, Name, Operation, RenameMode, Victim};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+
+/// Names a claim. The driver chooses it, each once in a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClaimId(pub u64);
+
+/// What a claim is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Names in this directory.
+    pub names: Option<(InodeId, Vec<Name>)>,
+    /// Inodes as a whole.
+    pub inodes: Vec<InodeId>,
+    /// A range of a file's data, in bytes.
+    pub range: Option<(InodeId, Range<u64>)>,
+}
+
+/// What the target has since the claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Brought {
+    /// These names of the claim are the same on the target now; the claim's others are stale.
+    pub names: Vec<Name>,
+    /// The target was told of these inodes. Their data, where they have any, and attributes are still missing.
+    pub bound: Vec<InodeId>,
+    /// These inodes are finished.
+    pub finished: Vec<InodeId>,
+}
+
+/// What is left to bring over, apart from the inodes that the driver has been told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// Stale names by directory.
+    pub stale: Vec<(InodeId, Vec<Name>)>,
+    /// Inodes that the target has and that are not finished.
+    pub unfinished: Vec<InodeId>,
+    /// A directory is being listed, or a claim is held.
+    pub busy: bool,
+}
+
+impl Rest {
+    /// Nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.stale.is_empty() && self.unfinished.is_empty() && !self.busy
+    }
+}
+
+/// What becomes of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// It is sent to the target first, as in sync.
+    Ship,
+    /// It is applied here alone; the copy brings its effect over.
+    Local,
+    /// The kernel is to do it by reading and writing (`EXDEV`): the target may not have the source's data yet.
+    ByReadAndWrite,
+}
+
+#[derive(Debug)]
+enum Listing {
+    /// Its names are being compared; every change is local. These have changed meanwhile.
+    Going { changed: BTreeSet<Name> },
+    /// All of its names are clean but these.
+    Done { stale: BTreeSet<Name> },
+}
+
+#[derive(Debug)]
+struct Claim {
+    scope: Scope,
+    /// Operations under way that must end first.
+    waits: HashSet<Slot>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Coverage {
+    directories: HashMap<InodeId, Listing>,
+    /// Directories with a name in their `stale` set.
+    with_stale: BTreeSet<InodeId>,
+    unfinished: HashSet<InodeId>,
+    claims: BTreeMap<ClaimId, Claim>,
+    claimed_names: HashSet<(InodeId, Name)>,
+    claimed_inodes: HashSet<InodeId>,
+    claimed_ranges: HashMap<InodeId, Vec<(ClaimId, Range<u64>)>>,
+}
+
+impl Coverage {
+    /// Nothing but the roots, which every target has.
+    pub(super) fn new(roots: impl Iterator<Item = InodeId>) -> Self {
+        Coverage {
+            unfinished: roots.collect(),
+            ..Coverage::default()
+        }
+    }
+
+    /// True while a claim holds the operation back.
+    pub(super) fn blocks(&self, operation: &Operation) -> bool {
+        if self.claims.is_empty() || operation.is_sync() {
+            return false;
+        }
+        let touched = operation.touched();
+        if !self.claimed_inodes.is_empty() && touched.iter().any(|i| self.claimed_inodes.contains(i)) {
+            return true;
+        }
+        // A file that loses its last name is gone on the target while its data is on the way.
+        let is_name_operation = operation.is_name_operation();
+        let in_range = |inode: &InodeId| {
+            let ranges = self.claimed_ranges.get(inode);
+            let mut ranges = ranges.into_iter().flatten();
+            ranges.any(|(_, range)| is_name_operation || reaches(operation, *inode, range))
+        };
+        if !self.claimed_ranges.is_empty() && touched.iter().any(in_range) {
+            return true;
+        }
+        is_name_operation
+            && !self.claimed_names.is_empty()
+            && entries(operation)
+                .into_iter()
+                .any(|entry| self.claimed_names.contains(&entry))
+    }
+
+    /// Where an operation goes that nothing holds back.
+    pub(super) fn route(&self, operation: &Operation, names: &Names) -> Route {
+        let bound = |inode: &InodeId| names.is_bound(*inode) && !names.is_local(*inode);
+        let ship = |holds: bool| if holds { Route::Ship } else { Route::Local };
+        match operation {
+            Operation::Create(create) => ship(self.is_clean(create.parent, &create.name)),
+            Operation::Link {
+                inode, parent, name, ..
+            } => ship(self.is_clean(*parent, name) && bound(inode)),
+            Operation::Unlink(unlink) => {
+                ship(self.is_clean(unlink.parent, &unlink.name) && self.may_remove(unlink.victim))
+            }
+            Operation::Rename(rename) => {
+                let clean = self.is_clean(rename.source_parent, &rename.source_name)
+                    && self.is_clean(rename.target_parent, &rename.target_name);
+                let victim = match (rename.mode, rename.replaced) {
+                    (_, None) => true,
+                    (RenameMode::Exchange, Some(other)) => bound(&other.inode),
+                    (RenameMode::Replace | RenameMode::NoReplace, Some(victim)) => {
+                        victim.inode == rename.moved || self.may_remove(victim)
+                    }
+                };
+                ship(clean && victim && bound(&rename.moved))
+            }
+            Operation::Write { inode, .. }
+            | Operation::SetAttributes { inode, .. }
+            | Operation::Fallocate { inode, .. } => ship(bound(inode)),
+            Operation::SetXattr { inode, .. } | Operation::RemoveXattr { inode, .. } => {
+                ship(bound(inode) && !self.unfinished.contains(inode))
+            }
+            Operation::CopyRange { target, .. } if bound(target) => Route::ByReadAndWrite,
+            Operation::CopyRange { .. }
+            | Operation::Bind { .. }
+            | Operation::Sync { .. }
+            | Operation::Checkpoint => Route::Local,
+        }
+    }
+
+    /// An operation is numbered and shipped.
+    pub(super) fn shipped(&mut self, operation: &Operation) {
+        if let Operation::Create(create) = operation
+            && matches!(create.kind, crate::operation::NodeKind::Directory)
+        {
+            let stale = BTreeSet::new();
+            self.directories.insert(create.inode, Listing::Done { stale });
+        }
+    }
+
+    /// A name operation is numbered and stays on this node.
+    pub(super) fn kept_here(&mut self, operation: &Operation) {
+        for (directory, name) in entries(operation) {
+            self.spoil(directory, name);
+        }
+    }
+
+    /// The target may have something else under this name.
+    fn spoil(&mut self, directory: InodeId, name: Name) {
+        match self.directories.get_mut(&directory) {
+            None => return,
+            Some(Listing::Going { changed }) => {
+                changed.insert(name);
+            }
+            Some(Listing::Done { stale }) => {
+                stale.insert(name);
+                self.with_stale.insert(directory);
+            }
+        }
+        // Its mtime has changed here, and not there.
+        self.unfinished.insert(directory);
+    }
+
+    /// The directory's names are about to be read on both sides. `under_way` are the operations that may still
+    /// change them. False when that was done already.
+    pub(super) fn begin_listing<'a>(
+        &mut self,
+        directory: InodeId,
+        under_way: impl Iterator<Item = &'a Operation>,
+    ) -> bool {
+        if self.directories.contains_key(&directory) {
+            return false;
+        }
+        let here = |entry: (InodeId, Name)| (entry.0 == directory).then_some(entry.1);
+        let changed = under_way.flat_map(entries).filter_map(here).collect();
+        self.directories.insert(directory, Listing::Going { changed });
+        self.unfinished.insert(directory);
+        true
+    }
+
+    /// Every name that was read on either side was brought over.
+    pub(super) fn end_listing(&mut self, directory: InodeId) {
+        if let Some(listing @ Listing::Going { .. }) = self.directories.get_mut(&directory) {
+            let Listing::Going { changed } = listing else {
+                return;
+            };
+            let stale = std::mem::take(changed);
+            if !stale.is_empty() {
+                self.with_stale.insert(directory);
+            }
+            *listing = Listing::Done { stale };
+        }
+    }
+
+    /// Claims `scope`; `under_way` are all operations that have a slot. True when it is granted at once.
+    pub(super) fn claim<'a>(
+        &mut self,
+        id: ClaimId,
+        scope: Scope,
+        under_way: impl Iterator<Item = (Slot, &'a Operation)>,
+    ) -> bool {
+        let colliding = under_way.filter(|(_, operation)| collides(operation, &scope));
+        let waits: HashSet<Slot> = colliding.map(|(slot, _)| slot).collect();
+        if let Some((directory, names)) = &scope.names {
+            let claimed = names.iter().map(|name| (*directory, name.clone()));
+            self.claimed_names.extend(claimed);
+        }
+        self.claimed_inodes.extend(&scope.inodes);
+        if let Some((inode, range)) = &scope.range {
+            let ranges = self.claimed_ranges.entry(*inode).or_default();
+            ranges.push((id, range.clone()));
+        }
+        let granted = waits.is_empty();
+        self.claims.insert(id, Claim { scope, waits });
+        granted
+    }
+
+    /// An operation under way has ended; appends the claims that are granted by it.
+    pub(super) fn ended(&mut self, slot: Slot, granted: &mut Vec<ClaimId>) {
+        for (id, claim) in &mut self.claims {
+            if claim.waits.remove(&slot) && claim.waits.is_empty() {
+                granted.push(*id);
+            }
+        }
+    }
+
+    /// Gives a claim back. False when there is no such claim.
+    pub(super) fn release(&mut self, id: ClaimId, brought: &Brought) -> bool {
+        let Some(claim) = self.claims.remove(&id) else {
+            return false;
+        };
+        for inode in &claim.scope.inodes {
+            self.claimed_inodes.remove(inode);
+        }
+        if let Some((inode, _)) = &claim.scope.range
+            && let Some(ranges) = self.claimed_ranges.get_mut(inode)
+        {
+            ranges.retain(|(other, _)| *other != id);
+            if ranges.is_empty() {
+                self.claimed_ranges.remove(inode);
+            }
+        }
+        if let Some((directory, names)) = claim.scope.names {
+            for name in &names {
+                self.claimed_names.remove(&(directory, name.clone()));
+            }
+            let same: HashSet<&Name> = brought.names.iter().collect();
+            // Its mtime there is that of the copy.
+            self.unfinished.insert(directory);
+            for name in names {
+                if same.contains(&name) {
+                    self.clean(directory, &name);
+                } else {
+                    self.spoil(directory, name);
+                }
+            }
+        }
+        self.unfinished.extend(&brought.bound);
+        for inode in &brought.finished {
+            self.unfinished.remove(inode);
+        }
+        true
+    }
+
+    /// The inodes of a claim; those without a name any more are gone for the target.
+    pub(super) fn inodes_of(&self, id: ClaimId) -> impl Iterator<Item = InodeId> {
+        let scope = self.claims.get(&id).map(|claim| &claim.scope);
+        scope.into_iter().flat_map(|scope| {
+            let directory = scope.names.iter().map(|(directory, _)| *directory);
+            let file = scope.range.iter().map(|(inode, _)| *inode);
+            directory.chain(file).chain(scope.inodes.iter().copied())
+        })
+    }
+
+    /// What is left, at most `most` names and `most` inodes. What has lost its last name meanwhile is dropped.
+    pub(super) fn rest(&mut self, names: &Names, most: usize) -> Rest {
+        self.unfinished.retain(|inode| !names.is_local(*inode));
+        let gone: Vec<InodeId> = self
+            .with_stale
+            .iter()
+            .copied()
+            .filter(|directory| names.is_local(*directory))
+            .collect();
+        for directory in gone {
+            self.with_stale.remove(&directory);
+            self.directories.remove(&directory);
+        }
+        let mut stale = Vec::new();
+        let mut left = most;
+        for directory in &self.with_stale {
+            if left == 0 {
+                break;
+            }
+            if let Some(Listing::Done { stale: some }) = self.directories.get(directory) {
+                let some: Vec<Name> = some.iter().take(left).cloned().collect();
+                left -= some.len();
+                stale.push((*directory, some));
+            }
+        }
+        let listing = |(directory, listing): (&InodeId, &Listing)| {
+            matches!(listing, Listing::Going { .. }) && !names.is_local(*directory)
+        };
+        Rest {
+            stale,
+            unfinished: self.unfinished.iter().copied().take(most).collect(),
+            busy: !self.claims.is_empty() || self.directories.iter().any(listing),
+        }
+    }
+
+    fn clean(&mut self, directory: InodeId, name: &Name) {
+        match self.directories.get_mut(&directory) {
+            None => {}
+            Some(Listing::Going { changed }) => {
+                changed.remove(name);
+            }
+            Some(Listing::Done { stale }) => {
+                stale.remove(name);
+                if stale.is_empty() {
+                    self.with_stale.remove(&directory);
+                }
+            }
+        }
+    }
+
+    fn is_clean(&self, directory: InodeId, name: &Name) -> bool {
+        match self.directories.get(&directory) {
+            Some(Listing::Done { stale }) => !stale.contains(name),
+            Some(Listing::Going { .. }) | None => false,
+        }
+    }
+
+    /// Whether the target ends up the same when it takes this name away. A file with further names here might have
+    /// none there, and a directory that is empty here need not be empty there.
+    fn may_remove(&self, victim: Victim) -> bool {
+        if !victim.last {
+            return false;
+        }
+        match self.directories.get(&victim.inode) {
+            Some(Listing::Done { stale }) => stale.is_empty(),
+            Some(Listing::Going { .. }) => false,
+            // A directory that was not listed yet is unfinished.
+            None => !self.unfinished.contains(&victim.inode),
+        }
+    }
+}
+
+/// True when the operation changes data of `inode` within `range`, or its size.
+fn reaches(operation: &Operation, inode: InodeId, range: &Range<u64>) -> bool {
+    let overlaps = |offset: u64, length: u64| offset < range.end && range.start < offset.saturating_add(length);
+    match operation {
+        Operation::Write { offset, data, .. } => overlaps(*offset, data.len() as u64),
+        Operation::Fallocate { offset, length, .. } => overlaps(*offset, *length),
+        Operation::CopyRange {
+            target,
+            target_offset,
+            length,
+            ..
+        } => *target == inode && overlaps(*target_offset, *length),
+        Operation::SetAttributes { attributes, .. } => attributes.size.is_some(),
+        Operation::Bind { .. }
+        | Operation::Create(_)
+        | Operation::Link { .. }
+        | Operation::Unlink(_)
+        | Operation::Rename(_)
+        | Operation::SetXattr { .. }
+        | Operation::RemoveXattr { .. }
+        | Operation::Sync { .. }
+        | Operation::Checkpoint => false,
+    }
+}
+
+/// True when an operation under way touches what a claim is about.
+fn collides(operation: &Operation, scope: &Scope) -> bool {
+    if operation.is_sync() {
+        return false;
+    }
+    let touched = operation.touched();
+    let by_name = || {
+        let Some((directory, names)) = &scope.names else {
+            return false;
+        };
+        let named = |(parent, name): (InodeId, Name)| parent == *directory && names.contains(&name);
+        operation.is_name_operation() && entries(operation).into_iter().any(named)
+    };
+    let by_range = || {
+        let Some((inode, range)) = &scope.range else {
+            return false;
+        };
+        touched.contains(inode) && (reaches(operation, *inode, range) || operation.is_name_operation())
+    };
+    touched.iter().any(|inode| scope.inodes.contains(inode)) || by_name() || by_range()
+}

@@ -1,0 +1,241 @@
+//! The primary as source of a copy: it is alone, ships what the target can follow, and ends up in sync.
+//!
+//! ```text
+//!            CopyBegun               all brought over            JoinNoted               Completed
+//!   Alone ---------------> Copying -------------------> Noting ------------> Telling ----------------> InSync
+//!     ^                       |        (from here on nothing is answered without the secondary, except by a parting)
+//!     +-----------------------+
+//!       anything goes wrong: nothing to note, it was alone all the time
+//! ```
+
+use super::{Action, Primary, State};
+use crate::operation::{InodeId, Operation};
+use crate::session::coverage::{Brought, ClaimId, Coverage, Rest, Scope};
+use crate::session::loss::{Loss, LossKind};
+use crate::wire::message::{Generation, SessionId, ToSecondary};
+use std::time::Duration;
+
+/// Most names and most inodes that are told at a time when the driver asks what is left.
+const REST_MAX: usize = 1024;
+
+/// How far the end of a copy is, once everything is brought over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Joining {
+    /// No copy has ended, or the secondary has noted that it is up-to-date.
+    No,
+    /// "The peer may be in sync" is being written down here.
+    Noting {
+        /// The secondary was lost meanwhile: part once the note is written, so that the notes keep their order.
+        part: bool,
+    },
+    /// The secondary is to note that it is up-to-date on this generation.
+    Telling { generation: Generation },
+}
+
+impl Primary {
+    /// The connection is made and the secondary has noted "inconsistent": the copy begins. A primary that is not
+    /// alone closes it again.
+    pub(super) fn copy_begun(&mut self, session: SessionId, now: Duration, actions: &mut Vec<Action>) {
+        let State::Alone { loss } = &self.state else {
+            let reason = "this primary is not alone, so there is nothing to copy".to_owned();
+            actions.push(Action::Close { reason });
+            return;
+        };
+        self.state = State::Copying {
+            session,
+            loss: loss.clone(),
+        };
+        self.stream = Default::default();
+        self.prefix = Default::default();
+        self.forget_later.clear();
+        self.names.unbind_all();
+        self.coverage = Some(Coverage::new((0..self.settings.directories).map(InodeId::root)));
+        self.liveness.connected(now);
+    }
+
+    pub(super) fn is_copying(&self) -> bool {
+        matches!(self.state, State::Copying { .. })
+    }
+
+    /// The copy needs this inode to keep its number until it is over. False when no copy is going on.
+    pub fn pin(&mut self, inode: InodeId) -> bool {
+        let goes_on = self.coverage.is_some();
+        if goes_on {
+            self.names.pin(inode);
+        }
+        goes_on
+    }
+
+    /// True when the target was told of the inode.
+    pub fn is_bound(&self, inode: InodeId) -> bool {
+        self.names.is_bound(inode)
+    }
+
+    /// What is left to bring over; the driver asks when it has nothing more to do.
+    pub fn copy_rest(&mut self) -> Rest {
+        match &mut self.coverage {
+            Some(coverage) => coverage.rest(&self.names, REST_MAX),
+            None => Rest::default(),
+        }
+    }
+
+    pub(super) fn begin_listing(&mut self, directory: InodeId) {
+        let under_way = self
+            .pending
+            .values()
+            .map(|pending| &pending.submitted.operation)
+            .chain(self.settling.iter().map(|settling| &settling.submitted.operation));
+        if let Some(coverage) = &mut self.coverage {
+            coverage.begin_listing(directory, under_way);
+        }
+    }
+
+    pub(super) fn end_listing(&mut self, directory: InodeId) {
+        if let Some(coverage) = &mut self.coverage {
+            coverage.end_listing(directory);
+        }
+    }
+
+    pub(super) fn claim(&mut self, id: ClaimId, scope: Scope, actions: &mut Vec<Action>) {
+        let under_way = self
+            .pending
+            .iter()
+            .map(|(slot, pending)| (*slot, &pending.submitted.operation))
+            .chain(
+                self.settling
+                    .iter()
+                    .map(|settling| (settling.slot, &settling.submitted.operation)),
+            );
+        let Some(coverage) = &mut self.coverage else {
+            return;
+        };
+        if coverage.claim(id, scope, under_way) {
+            self.grant(id, actions);
+        }
+    }
+
+    fn grant(&mut self, id: ClaimId, actions: &mut Vec<Action>) {
+        let Some(coverage) = &self.coverage else {
+            return;
+        };
+        let gone = coverage.inodes_of(id);
+        let gone = gone.filter(|inode| self.names.is_local(*inode)).collect();
+        actions.push(Action::Granted { claim: id, gone });
+    }
+
+    /// An operation under way has ended.
+    pub(super) fn ended_for_claims(&mut self, slot: super::Slot, actions: &mut Vec<Action>) {
+        let Some(coverage) = &mut self.coverage else {
+            return;
+        };
+        let mut granted = Vec::new();
+        coverage.ended(slot, &mut granted);
+        for id in granted {
+            self.grant(id, actions);
+        }
+    }
+
+    pub(super) fn release_claim(&mut self, id: ClaimId, brought: &Brought) {
+        let Some(coverage) = &mut self.coverage else {
+            return;
+        };
+        if coverage.release(id, brought) {
+            for inode in &brought.bound {
+                self.names.set_bound(*inode);
+            }
+        }
+    }
+
+    /// The driver has nothing left. If that is so here, too, the pair is in sync from this moment: nothing is
+    /// answered any more without the secondary, except by a parting.
+    pub(super) fn copy_done(&mut self, actions: &mut Vec<Action>) {
+        let State::Copying { session, .. } = self.state else {
+            return;
+        };
+        if !self.copy_rest().is_empty() {
+            actions.push(Action::CopyGoesOn);
+            return;
+        }
+        self.state = State::InSync { session };
+        self.joining = Joining::Noting { part: false };
+        self.end_coverage();
+        actions.push(Action::NoteJoined);
+    }
+
+    /// The record says that the peer may be in sync: the secondary may say so, too.
+    pub(super) fn join_noted(&mut self, generation: Generation, actions: &mut Vec<Action>) {
+        let Joining::Noting { part } = self.joining else {
+            return;
+        };
+        self.joining = Joining::Telling { generation };
+        if part {
+            self.part_after_join(actions);
+        } else {
+            self.tell_complete(actions);
+        }
+    }
+
+    /// The record could not be written and says what it said: that this node is alone.
+    pub(super) fn join_note_failed(&mut self, reason: String, actions: &mut Vec<Action>) {
+        let Joining::Noting { part } = self.joining else {
+            return;
+        };
+        self.joining = Joining::No;
+        if part {
+            self.part_after_join(actions);
+        } else {
+            let detail = format!("that the copy is complete could not be noted here: {reason}");
+            self.lose(LossKind::Failed, detail, actions);
+        }
+    }
+
+    fn part_after_join(&mut self, actions: &mut Vec<Action>) {
+        self.joining = Joining::No;
+        if let State::Parting { loss, .. } = &self.state {
+            actions.push(Action::NoteAlone(loss.clone()));
+        }
+    }
+
+    /// Also after a new connection, on which the first may not have arrived.
+    pub(super) fn tell_complete(&self, actions: &mut Vec<Action>) {
+        if let (Joining::Telling { generation }, State::InSync { .. }) = (self.joining, &self.state) {
+            actions.push(Action::Send(ToSecondary::Complete { generation }));
+        }
+    }
+
+    /// The secondary has noted that its copy is up-to-date.
+    pub(super) fn completed(&mut self, actions: &mut Vec<Action>) {
+        if matches!(self.joining, Joining::Telling { .. }) {
+            self.joining = Joining::No;
+            actions.push(Action::InSync);
+        }
+    }
+
+    /// The copy cannot go on. This node was alone all the time, so nothing is noted and nothing waits.
+    pub(super) fn copy_failed(&mut self, kind: LossKind, detail: String, actions: &mut Vec<Action>) {
+        let State::Copying { loss, .. } = &self.state else {
+            return;
+        };
+        let loss = loss.clone();
+        self.state = State::Parting { loss, linked: false };
+        self.end_coverage();
+        // `drive` goes on as after a note.
+        self.noted_before = true;
+        actions.push(Action::CopyFailed(Loss { kind, detail }));
+        actions.push(Action::Close {
+            reason: "the copy is over".into(),
+        });
+    }
+
+    fn end_coverage(&mut self) {
+        self.coverage = None;
+        self.names.unpin_all();
+    }
+
+    /// Claims and listings need the numbered operations only; what is parked is asked again when it is taken out.
+    pub(super) fn holds_back(&self, operation: &Operation) -> bool {
+        self.coverage
+            .as_ref()
+            .is_some_and(|coverage| coverage.blocks(operation))
+    }
+}
