@@ -19,6 +19,7 @@ use crate::wire::frame::Message;
 use crate::wire::message::{
     Generation, Hello, Identities, Offer, Rejection, Room, Start, ToPrimary, ToSecondary, Top, Welcome,
 };
+use anyhow::Context;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,6 +77,8 @@ struct Present {
     out: mpsc::UnboundedSender<Out>,
 }
 
+mod bulk;
+
 struct Candidate {
     present: Present,
     generation: Option<Generation>,
@@ -94,6 +97,8 @@ pub struct Premises {
     pub node: String,
     /// This node's directories.
     pub offers: Vec<Offer>,
+    /// A directory that holds files and no mark that they belong to this module.
+    pub foreign: Option<String>,
     /// This node's users and groups.
     pub identities: Identities,
 }
@@ -246,7 +251,7 @@ impl Receiver {
         if before == Phase::Opening {
             self.shared.restore_record();
         }
-        matches!(before, Phase::Serving { .. })
+        matches!(before, Phase::Serving { copying: false, .. })
     }
 }
 
@@ -279,7 +284,7 @@ impl Shared {
             &premises.identities,
             &hello.identities,
         ));
-        if let Start::Fresh { .. } = hello.start {
+        if let Start::Fresh { .. } | Start::Copy { .. } = hello.start {
             let record = self
                 .lock()
                 .before
@@ -287,7 +292,7 @@ impl Shared {
                 .unwrap_or_else(|| self.keeper.current());
             let empty = premises.offers.iter().all(|offer| offer.empty);
             let peer_empty = hello.directories.iter().all(|offer| offer.empty);
-            record.admits(empty, &hello.start, peer_empty)?;
+            record.admits(empty, premises.foreign.as_deref(), &hello.start, peer_empty)?;
         }
         Ok(warnings)
     }
@@ -304,7 +309,7 @@ impl Shared {
         let connection = inner.next_connection;
         inner.next_connection += 1;
         let generation = match hello.start {
-            Start::Fresh { generation, .. } => Some(generation),
+            Start::Fresh { generation, .. } | Start::Copy { generation, .. } => Some(generation),
             Start::Resume { .. } => None,
         };
         let candidate = Candidate {
@@ -330,9 +335,9 @@ impl Shared {
         for action in actions {
             match action {
                 // Both speak of this very connection, or of the earlier one once this one is pending.
-                Action::NoteOpen => {
+                Action::NoteOpen | Action::NoteInconsistent => {
                     inner.pending = candidate.take();
-                    self.run(&mut inner, Action::NoteOpen);
+                    self.run(&mut inner, action);
                 }
                 Action::Welcome { .. } | Action::Refuse(_) => {
                     if candidate.is_some() {
@@ -374,6 +379,7 @@ impl Shared {
                 | ToSecondary::Ping { .. }
                 | ToSecondary::Forget(_)
                 | ToSecondary::End
+                | ToSecondary::Complete { .. }
                 | ToSecondary::Part { .. } => {}
             }
             self.step(&mut inner, Event::Received(message));
@@ -497,8 +503,11 @@ impl Shared {
                     .map(|candidate| candidate.tops.clone())
                     .unwrap_or_default();
                 inner.before.get_or_insert_with(|| self.keeper.current());
+                inner.peer_handles.clear();
+                self.store.forget_all();
                 self.note("note that a session is open", move |shared| {
                     shared.take_over(&tops)?;
+                    shared.mark()?;
                     shared.keeper.update(|record| {
                         record.open = true;
                         record.generation = generation;
@@ -506,6 +515,31 @@ impl Shared {
                         record.peer_lacks_data = false;
                         record.note = None;
                     })?;
+                    Ok(())
+                });
+            }
+            Action::NoteInconsistent => {
+                let pending = inner.pending.as_ref();
+                let generation = pending.and_then(|candidate| candidate.generation);
+                inner.before = None;
+                inner.peer_handles.clear();
+                self.store.forget_all();
+                self.note("note that this copy is mixed", move |shared| {
+                    let generation = generation.context("the primary has no generation")?;
+                    shared.keeper.update(|record| record.begin_copy(generation))?;
+                    shared.mark()?;
+                    shared.store.remove_displaced()?;
+                    Ok(())
+                });
+            }
+            Action::NoteComplete { generation } => {
+                self.note("note that the copy is complete", move |shared| {
+                    shared.store.remove_displaced()?;
+                    shared.keeper.update(|record| record.join(generation))?;
+                    shared.reporter.report(
+                        What::InSync,
+                        "the copy is complete; this node's copy is in sync",
+                    );
                     Ok(())
                 });
             }
@@ -549,6 +583,13 @@ impl Shared {
             shared.step(&mut inner, event);
             shared.notes.send_modify(|notes| *notes -= 1);
         });
+    }
+
+    /// Says in the directories themselves that they belong to this module, so that a later copy may overwrite them.
+    fn mark(&self) -> anyhow::Result<()> {
+        let module = self.keeper.current().module;
+        (0..self.store.directories()).try_for_each(|index| self.store.set_marker(index, &module))?;
+        Ok(())
     }
 
     /// Gives the directories themselves the attributes that they have on the primary, where those differ.
@@ -616,10 +657,17 @@ impl Shared {
         if candidate.started.send(true).is_err() {
             debug!("the connection went away while it was welcomed");
         }
-        self.reporter.report(
-            What::InSync,
-            "a session with the primary is going on; this copy is in sync",
-        );
+        if let Phase::Serving { copying: true, .. } = inner.secondary.phase() {
+            self.reporter.report(
+                What::CopyBegun,
+                "the primary brings this node's copy to its own state; until the end it is mixed",
+            );
+        } else {
+            self.reporter.report(
+                What::InSync,
+                "a session with the primary is going on; this copy is in sync",
+            );
+        }
     }
 
     fn refuse(&self, inner: &mut Inner, rejection: Rejection) {

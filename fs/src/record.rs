@@ -36,6 +36,10 @@ pub struct Record {
     pub open: bool,
     /// This node has taken writes without its peer, on a generation of its own.
     pub peer_lacks_data: bool,
+    /// The generation last shared with the peer, while this copy is on one of its own. A peer that still carries it
+    /// may be overwritten unasked: this copy descends from it.
+    #[serde(default)]
+    pub base: Option<Generation>,
     /// Why `standing`, `open` or `peer_lacks_data` are as they are, for a person.
     pub note: Option<String>,
 }
@@ -85,8 +89,40 @@ impl Record {
             standing: Standing::UpToDate,
             open: false,
             peer_lacks_data: false,
+            base: None,
             note: None,
         }
+    }
+
+    /// This node goes on without its peer, on a new line of writes unless it is on one of its own already.
+    pub fn part(&mut self, generation: Generation, note: String) {
+        if !self.peer_lacks_data || self.generation.is_none() {
+            self.base = self.generation.filter(|_| self.standing == Standing::UpToDate);
+            self.generation = Some(generation);
+            self.peer_lacks_data = true;
+            self.note = Some(note);
+        }
+        self.standing = Standing::UpToDate;
+    }
+
+    /// Both copies are the same and on one new line of writes, as far as this node can know.
+    pub fn join(&mut self, generation: Generation) {
+        self.generation = Some(generation);
+        self.base = None;
+        self.standing = Standing::UpToDate;
+        self.open = true;
+        self.peer_lacks_data = false;
+        self.note = None;
+    }
+
+    /// This copy is mixed until one with this generation has been copied to it completely.
+    pub fn begin_copy(&mut self, generation: Generation) {
+        self.generation = Some(generation);
+        self.base = None;
+        self.standing = Standing::Inconsistent;
+        self.open = true;
+        self.peer_lacks_data = false;
+        self.note = Some("it is being brought to the primary's state".into());
     }
 
     /// Why this node must not become primary by itself, if so: its copy may be old or mixed, or the peer may
@@ -107,10 +143,29 @@ impl Record {
 
     /// Whether a secondary with this record, whose directories are `empty` or not, may begin a session as asked.
     ///
-    /// Both copies must be provably equal: both empty, or on one generation and both cleanly ended.
-    pub fn admits(&self, empty: bool, start: &Start, peer_empty: bool) -> Result<(), Rejection> {
-        let Start::Fresh { generation, clean } = start else {
-            return Err(Rejection::UnknownSession);
+    /// For a fresh start both copies must be provably equal: both empty, or on one generation and both cleanly
+    /// ended. For a copy this one must be nothing that anybody could miss: `foreign` names a directory that holds
+    /// files and no mark of this module.
+    pub fn admits(
+        &self,
+        empty: bool,
+        foreign: Option<&str>,
+        start: &Start,
+        peer_empty: bool,
+    ) -> Result<(), Rejection> {
+        let (generation, clean) = match start {
+            Start::Fresh { generation, clean } => (generation, clean),
+            Start::Copy {
+                generation,
+                base,
+                overwrite,
+            } => {
+                if *overwrite || empty {
+                    return Ok(());
+                }
+                return self.may_be_overwritten(foreign, *generation, *base);
+            }
+            Start::Resume { .. } => return Err(Rejection::UnknownSession),
         };
         let needed = |why: &str| Err(Rejection::FullCopyNeeded(why.to_owned()));
         if empty && peer_empty {
@@ -133,6 +188,31 @@ impl Record {
             Some(_) => needed("they carry different generations"),
             None if empty => needed("the secondary is empty, the primary is not"),
             None => needed("the secondary holds files that did not come through this module"),
+        }
+    }
+
+    fn may_be_overwritten(
+        &self,
+        foreign: Option<&str>,
+        generation: Generation,
+        base: Option<Generation>,
+    ) -> Result<(), Rejection> {
+        let refused = |why: String| Err(Rejection::WouldOverwrite(why));
+        if self.peer_lacks_data {
+            return refused("it has taken writes of its own, which the primary does not have".into());
+        }
+        if let Some(dir) = foreign {
+            return refused(format!(
+                "{dir} holds files, and no mark that they belong to module {}",
+                self.module
+            ));
+        }
+        match self.generation {
+            Some(ours) if ours == generation || Some(ours) == base => Ok(()),
+            Some(ours) => refused(format!(
+                "its copy is on generation {ours}, from which the primary's does not descend"
+            )),
+            None => refused("it holds files that no record of this node speaks of".into()),
         }
     }
 }

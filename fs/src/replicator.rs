@@ -16,6 +16,7 @@ use crate::link::{self, Endpoint, LinkError};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::receiver::Premises;
 use crate::record::{Keeper, random_bytes};
+use crate::session::coverage::ClaimId;
 use crate::session::loss::Loss;
 use crate::session::names::{LookupTicket, Raced};
 use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket};
@@ -29,10 +30,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 mod connection;
+mod copy;
 
 /// What a replicator is made of.
 pub struct Setup {
@@ -65,6 +67,7 @@ pub struct Replicator {
     over: watch::Sender<bool>,
     /// The secondary has noted durably that its copy is outdated.
     peer_noted: AtomicBool,
+    copies: copy::Copies,
     /// Only one `connect` at a time.
     connecting: tokio::sync::Mutex<()>,
     local: Ring,
@@ -88,6 +91,10 @@ struct Inner {
     actions: Vec<Action>,
     /// What the secondary said last of its free space, by directory.
     peer_rooms: Vec<Room>,
+    /// Threads of the copy that wait for a claim; dropped when the copy is over.
+    claims: HashMap<ClaimId, oneshot::Sender<Vec<InodeId>>>,
+    /// Why the last copy failed.
+    copy_failure: Option<String>,
 }
 
 /// What is queued for the writer of a connection.
@@ -122,6 +129,7 @@ enum Deferred {
     NoteEnded {
         with_peer: bool,
     },
+    NoteJoined,
 }
 
 /// Who runs deferred work: a session thread of the mount must not wait for a disk's flush, and the tasks of the
@@ -172,6 +180,8 @@ impl Replicator {
             armed: None,
             actions: Vec::new(),
             peer_rooms: Vec::new(),
+            claims: HashMap::new(),
+            copy_failure: None,
         };
         let alone = setup.keeper.current().peer_lacks_data;
         let replicator = Arc::new(Replicator {
@@ -185,6 +195,7 @@ impl Replicator {
             rearm: Notify::new(),
             over: watch::Sender::new(false),
             peer_noted: AtomicBool::new(false),
+            copies: copy::Copies::default(),
             connecting: tokio::sync::Mutex::new(()),
             local: Ring::default(),
             wire: Ring::default(),
@@ -252,8 +263,14 @@ impl Replicator {
     /// not forgotten any more then.
     pub fn revive(&self, root: usize, handle: &FileHandle) -> Option<InodeId> {
         let mut inner = self.lock();
-        let inode = inner.lingering.remove(&(root, handle.clone()))?;
-        inner.primary.revive(inode).then_some(inode)
+        let lingering = inner.lingering.remove(&(root, handle.clone()));
+        let inode = match lingering {
+            Some(inode) => inode,
+            // The copy may know it, or be about to: both must give it one number.
+            None if inner.primary.is_covering() => self.store.adopt(root, handle).0,
+            None => return None,
+        };
+        (inner.primary.revive(inode) || lingering.is_none()).then_some(inode)
     }
 
     /// What the secondary had free at its last pong; none while the pair is not in sync. `root` is a root's inode.
@@ -301,7 +318,12 @@ impl Replicator {
             Phase::Disconnected => "the connection to the secondary is broken".to_owned(),
             Phase::Deciding(loss) | Phase::Parting(loss) => format!("the secondary is lost ({loss})"),
             Phase::Failed { reason } => format!("this node's disk fails ({reason})"),
-            Phase::NoSession | Phase::InSync { .. } | Phase::Alone(_) | Phase::Ended => return None,
+            Phase::NoSession
+            | Phase::InSync { .. }
+            | Phase::Joining
+            | Phase::Alone(_)
+            | Phase::Copying(_)
+            | Phase::Ended => return None,
         };
         Some(format!("{why}, {} operations wait", view.queue_depth))
     }
@@ -309,6 +331,7 @@ impl Replicator {
     /// Goes on without the secondary: the record first, durably, then the waiting operations.
     pub async fn go_alone(self: &Arc<Self>) -> Result<(), Refusal> {
         let mut phases = self.phases();
+        self.copies.give_up();
         self.event(Event::GoAlone, Runs::Task);
         let decided = |phase: &Phase| !matches!(phase, Phase::Parting(_));
         let phase = match phases.wait_for(decided).await {
@@ -335,6 +358,7 @@ impl Replicator {
     /// once nothing can be submitted any more.
     pub async fn end(self: &Arc<Self>) -> Result<(), Refusal> {
         let mut phases = self.phases();
+        self.copies.give_up();
         self.event(Event::End, Runs::Task);
         let ended = |phase: &Phase| matches!(phase, Phase::Ended | Phase::Failed { .. } | Phase::Deciding(_));
         // The secondary may be lost while it is told; then its copy is not known to be clean, and ours is.
@@ -439,6 +463,23 @@ impl Replicator {
                     }
                     self.store.forget(&inodes);
                 }
+                Action::Granted { claim, gone } => {
+                    if let Some(waits) = inner.claims.remove(&claim) {
+                        // Nobody waits any more when the thread has ended; the claim goes with the copy.
+                        let _ = waits.send(gone);
+                    }
+                }
+                // The source asks what is left when `CopyDone` did not end the copy.
+                Action::CopyGoesOn => {}
+                Action::NoteJoined => {
+                    inner.claims.clear();
+                    deferred.push_back(Deferred::NoteJoined);
+                }
+                Action::CopyFailed(loss) => {
+                    inner.claims.clear();
+                    inner.copy_failure = Some(loss.to_string());
+                    self.tell(Action::CopyFailed(loss));
+                }
                 Action::NoteVerify { reason } => deferred.push_back(Deferred::NoteVerify { reason }),
                 Action::NoteAlone(loss) => deferred.push_back(Deferred::NoteAlone(loss)),
                 Action::Ended { with_peer } => deferred.push_back(Deferred::NoteEnded { with_peer }),
@@ -520,7 +561,13 @@ impl Replicator {
                 What::WentAlone {
                     reason: loss.kind.as_str().to_owned(),
                 },
-                format!("goes on alone ({loss}); the other copy can only join again by a full copy"),
+                format!("goes on alone ({loss}); `connect` brings the other copy to this one's state again"),
+            ),
+            Action::CopyFailed(loss) => (
+                What::CopyInterrupted {
+                    reason: loss.kind.as_str().to_owned(),
+                },
+                format!("the copy to the secondary is over before its end ({loss})"),
             ),
             Action::PeerNoted => {
                 self.peer_noted.store(true, Ordering::Release);
@@ -558,6 +605,7 @@ impl Replicator {
                 | Deferred::ReadBack { .. }
                 | Deferred::NoteAlone(_)
                 | Deferred::NoteVerify { .. }
+                | Deferred::NoteJoined
                 | Deferred::NoteEnded { .. } => std::mem::take(&mut may_block),
             };
             if here {
@@ -606,6 +654,7 @@ impl Replicator {
                 Event::ReadBack { slot, operations }
             }
             Deferred::NoteAlone(loss) => self.note_alone(&loss),
+            Deferred::NoteJoined => self.note_joined(),
             Deferred::NoteVerify { reason } => {
                 self.note_verify(&reason);
                 return VecDeque::new();
@@ -629,14 +678,9 @@ impl Replicator {
                 };
             }
         };
-        let noted = self.keeper.update(|record| {
-            if !record.peer_lacks_data || record.generation.is_none() {
-                record.generation = Some(generation);
-                record.peer_lacks_data = true;
-                record.note = Some(format!("goes on alone: {loss}"));
-            }
-            record.standing = Standing::UpToDate;
-        });
+        let noted = self
+            .keeper
+            .update(|record| record.part(generation, format!("goes on alone: {loss}")));
         match noted {
             Ok(record) => Event::Noted {
                 generation: record.generation.unwrap_or(generation),
@@ -692,6 +736,8 @@ fn describe(phase: &Phase) -> String {
         Phase::Deciding(loss) => format!("the secondary is lost ({loss})"),
         Phase::Parting(loss) => format!("the record is being written ({loss})"),
         Phase::Alone(loss) => format!("it is alone ({loss})"),
+        Phase::Copying(_) => "the secondary is being brought to this node's state".into(),
+        Phase::Joining => "the secondary notes that its copy is complete".into(),
         Phase::Failed { reason } => format!("this node's disk fails ({reason})"),
         Phase::Ended => "it has ended".into(),
     }

@@ -37,8 +37,15 @@ pub enum Command {
     },
     /// Cover the directories and accept a session from the peer.
     BecomeSecondary,
-    /// Primary: open a session with the secondary. Answered when the pair is in sync, or with the refusal.
-    Connect,
+    /// Primary: open a session with the secondary, and bring its copy to this node's state if they are not known
+    /// to be equal. Answered when the pair is in sync, however long that takes, or with the refusal.
+    Connect {
+        /// Whatever the secondary holds may be overwritten, also what this node does not know.
+        #[serde(default)]
+        overwrite: bool,
+    },
+    /// Primary: how the copy goes on that `connect` began.
+    Copy(CopyCommand),
     /// Primary: write down durably that the peer lacks data, then answer the waiting writes without it.
     GoAlone,
     /// Leave the role: unmount or end the session cleanly, cover the directories.
@@ -54,6 +61,21 @@ pub enum Command {
         /// Do not wait for writes that cannot be answered: abort the mount and say what was lost.
         #[serde(default)]
         abort: bool,
+    },
+}
+
+/// What a copy is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum CopyCommand {
+    /// Bring nothing more over until `resume`. What the secondary has already stays up to date.
+    Pause,
+    /// Go on.
+    Resume,
+    /// From now on, for this copy and later ones.
+    Limit {
+        /// Most bytes of files per second; none: as many as there can be.
+        bytes_per_second: Option<u64>,
     },
 }
 

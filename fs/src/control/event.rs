@@ -26,6 +26,13 @@ pub enum What {
     },
     /// The pair is in sync.
     InSync,
+    /// A copy of the primary's state to the secondary begins.
+    CopyBegun,
+    /// It is over before its end, and begins anew by itself unless this node was told otherwise.
+    CopyInterrupted {
+        /// Why, in one word: `unreachable`, `failed`, `no-space`, ...
+        reason: String,
+    },
     /// The connection broke; the session goes on if it comes back in time.
     ConnectionLost,
     /// The session went on over a new connection.
@@ -91,12 +98,15 @@ impl Reporter {
             What::DiskFailing { .. } | What::PeerLost { .. } => tracing::error!(?what, "{message}"),
             What::WentAlone { .. }
             | What::PeerRefused { .. }
+            | What::CopyInterrupted { .. }
             | What::Warning
             | What::Repairing
             | What::ConnectionLost => tracing::warn!(?what, "{message}"),
-            What::StateChanged { .. } | What::InSync | What::ConnectionResumed { .. } | What::Repaired => {
-                tracing::info!(?what, "{message}");
-            }
+            What::StateChanged { .. }
+            | What::InSync
+            | What::CopyBegun
+            | What::ConnectionResumed { .. }
+            | What::Repaired => tracing::info!(?what, "{message}"),
         }
         let at_ms = u64::try_from(crate::clock::now().as_millis()).unwrap_or(u64::MAX);
         // Without a subscriber there is nobody to tell, and the log has it.

@@ -92,10 +92,46 @@ pub struct Status {
     pub acknowledged_sequence: Option<u64>,
     /// Operations on their way now.
     pub queue_depth: Option<u64>,
+    /// The copy that is going on.
+    #[serde(default)]
+    pub copy: Option<Copy>,
     /// Latencies of operations since the last minute or so.
     pub latency: Option<Latencies>,
     /// The directories.
     pub directories: Vec<Directory>,
+}
+
+/// Progress of a copy to the secondary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Copy {
+    /// Files, directories and other nodes found so far; all of them once the names are brought over.
+    pub files_total: Option<u64>,
+    /// Of those, finished.
+    pub files_done: Option<u64>,
+    /// Bytes in the files found so far.
+    pub bytes_total: Option<u64>,
+    /// Bytes of files that went over the network.
+    pub bytes_sent: Option<u64>,
+    /// Bytes that the target had already, and holes.
+    pub bytes_skipped: Option<u64>,
+    /// Bytes done per second of late.
+    pub rate_bytes_per_second: Option<f64>,
+    /// Time left at that rate; none while names are still being found.
+    pub eta_seconds: Option<f64>,
+    /// What is being copied.
+    pub current: Option<PathBuf>,
+    /// `names`, `files`, `attributes` or `end`.
+    #[serde(default)]
+    pub step: Option<String>,
+    /// It was told to pause.
+    #[serde(default)]
+    pub paused: bool,
+    /// Most bytes per second that it was told to take.
+    #[serde(default)]
+    pub limit_bytes_per_second: Option<u64>,
+    /// Why it began anew, if it did.
+    #[serde(default)]
+    pub interrupted: Option<String>,
 }
 
 /// One replicated directory.

@@ -12,6 +12,7 @@ pub mod tls;
 #[cfg(test)]
 mod tests;
 
+pub use crate::wire::frame::Purpose;
 pub use error::LinkError;
 pub use quic::{Closer, Connection, Endpoint, Incoming, Listener};
 pub use stream::{Receiver, Sender};

@@ -8,7 +8,7 @@ use super::error::LinkError;
 use super::stream::{Receiver, Sender};
 use super::tls::{Identity, Refusal, Verdict, alert_in_words};
 use crate::config::Config;
-use crate::wire::frame::{self, Message, WireError};
+use crate::wire::frame::{self, Message, Purpose, WireError};
 use quinn::{
     AckFrequencyConfig, ClientConfig, ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
     ReadExactError, RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt, WriteError,
@@ -137,7 +137,7 @@ impl Endpoint {
     /// Opens a connection to the peer at `remote`, within [`HANDSHAKE_TIME_MAX`].
     ///
     /// Cancel safe: dropped, the attempt ends.
-    pub async fn connect(&self, remote: SocketAddr) -> Result<Connection, LinkError> {
+    pub async fn connect(&self, remote: SocketAddr, purpose: Purpose) -> Result<Connection, LinkError> {
         let (crypto, verdict) = self.identity.client()?;
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.as_client.clone());
@@ -153,7 +153,7 @@ impl Endpoint {
             let (send, receive) = connection.open_bi().await?;
             Ok((connection, send, receive))
         };
-        self.begin(remote, &verdict, open).await
+        self.begin(remote, &verdict, Some(purpose), open).await
     }
 
     /// Takes what callers send; one of these at a time.
@@ -186,18 +186,19 @@ impl Endpoint {
         }
     }
 
-    /// The rest of a handshake, the same for both sides: the first bytes each way.
+    /// The rest of a handshake, the same for both sides: the first bytes each way. `purpose` is a caller's.
     async fn begin(
         &self,
         remote: SocketAddr,
         verdict: &Verdict,
+        purpose: Option<Purpose>,
         open: impl Future<Output = Result<(quinn::Connection, SendStream, RecvStream), ConnectionError>>,
     ) -> Result<Connection, LinkError> {
         let begin = async {
             let (inner, mut send, mut receive) =
                 open.await.map_err(|error| broken(remote, Some(verdict), error))?;
             let lost = |reason: String| LinkError::Lost { remote, reason };
-            send.write_all(&frame::preamble())
+            send.write_all(&frame::preamble(purpose.unwrap_or(Purpose::Session)))
                 .await
                 .map_err(|error| match error {
                     WriteError::ConnectionLost(error) => broken(remote, Some(verdict), error),
@@ -213,7 +214,7 @@ impl Endpoint {
                     }
                     other => lost(other.to_string()),
                 })?;
-            frame::check_preamble(theirs).map_err(|source| {
+            let theirs = frame::check_preamble(theirs).map_err(|source| {
                 let why = match source {
                     WireError::Version { ours, .. } => Close::Version(ours),
                     _ => Close::NotUnderstood,
@@ -224,6 +225,7 @@ impl Endpoint {
             Ok(Connection {
                 peer_node: self.identity.peer_node().into(),
                 remote,
+                purpose: purpose.unwrap_or(theirs),
                 inner,
                 send,
                 receive,
@@ -392,7 +394,7 @@ impl Incoming {
             let (send, receive) = connection.accept_bi().await?;
             Ok((connection, send, receive))
         };
-        endpoint.begin(remote, &verdict, open).await
+        endpoint.begin(remote, &verdict, None, open).await
     }
 }
 
@@ -475,6 +477,8 @@ pub struct Connection {
     pub peer_node: String,
     /// The peer's address.
     pub remote: SocketAddr,
+    /// What the caller wants it for.
+    pub purpose: Purpose,
     inner: quinn::Connection,
     send: SendStream,
     receive: RecvStream,

@@ -2,11 +2,12 @@
 
 use super::{Module, Role, refusal, system};
 use crate::admission;
-use crate::backing::Store;
-use crate::control::command::{Refusal, RefusalKind, Reply};
+use crate::backing::{BackingError, Store};
+use crate::control::command::{CopyCommand, Refusal, RefusalKind, Reply};
 use crate::control::event::What;
-use crate::link::Connection;
+use crate::link::{Connection, Purpose};
 use crate::receiver::{self, Premises, Receiver};
+use crate::wire::bulk::{ToSource, ToTarget};
 use crate::wire::message::{Hello, Offer, Rejection, Start, ToPrimary, ToSecondary};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tracing::{debug, warn};
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
 
 impl Module {
-    pub(super) async fn connect(&self) -> Result<Reply, Refusal> {
+    pub(super) async fn connect(&self, overwrite: bool) -> Result<Reply, Refusal> {
         let Role::Primary(replicator) = self.role() else {
             return Err(refusal(
                 RefusalKind::WrongRole,
@@ -31,9 +32,27 @@ impl Module {
         let premises = Premises {
             node: self.config.node.clone(),
             offers,
+            // Nobody overwrites a primary.
+            foreign: None,
             identities: admission::identities(),
         };
-        replicator.connect(&self.endpoint, premises).await?;
+        replicator.connect(&self.endpoint, premises, overwrite).await?;
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn order_copy(&self, order: CopyCommand) -> Result<Reply, Refusal> {
+        let Role::Primary(replicator) = self.role() else {
+            return Err(refusal(
+                RefusalKind::WrongRole,
+                format!("{} is not the primary; only a primary copies", self.config.node),
+            ));
+        };
+        let orders = replicator.copy_orders();
+        match order {
+            CopyCommand::Pause => orders.pause(true),
+            CopyCommand::Resume => orders.pause(false),
+            CopyCommand::Limit { bytes_per_second } => orders.limit(bytes_per_second),
+        }
         Ok(Reply::Done)
     }
 
@@ -99,6 +118,9 @@ impl Module {
     /// Reads a caller's first frame and hands it to the secondary, or turns it away.
     async fn meet(self: Arc<Self>, connection: Connection) {
         let (peer_node, remote) = (connection.peer_node.clone(), connection.remote);
+        if connection.purpose == Purpose::Bulk {
+            return self.meet_bulk(connection).await;
+        }
         let (sender, mut receiver) = connection.split::<ToPrimary, ToSecondary>();
         let hello = match tokio::time::timeout(HELLO_TIME_MAX, receiver.next()).await {
             Ok(Ok(Some(ToSecondary::Hello(hello)))) => hello,
@@ -126,6 +148,43 @@ impl Module {
         }
     }
 
+    /// As [`Module::meet`], for a connection of a copy.
+    async fn meet_bulk(self: Arc<Self>, connection: Connection) {
+        let (peer_node, remote) = (connection.peer_node.clone(), connection.remote);
+        let (sender, mut receiver) = connection.split::<ToSource, ToTarget>();
+        let open = match tokio::time::timeout(HELLO_TIME_MAX, receiver.next()).await {
+            Ok(Ok(Some(ToTarget::Open(open)))) if open.node == peer_node => open,
+            Ok(Ok(_)) => {
+                warn!(%remote, "a bulk connection does not begin as it must; it is closed");
+                return;
+            }
+            Ok(Err(error)) => {
+                warn!(%remote, %error, "a bulk connection was not understood");
+                return;
+            }
+            Err(_) => {
+                warn!(%remote, "a bulk connection said nothing; it is closed");
+                return;
+            }
+        };
+        match self.role() {
+            Role::Secondary(secondary) => secondary.serve_bulk(sender, receiver, open).await,
+            Role::Primary(_) | Role::Stopped { .. } => {
+                warn!(%remote, "a bulk connection to a node that is no secondary is closed");
+            }
+        }
+    }
+
+    /// A directory that holds files and no mark that they belong to this module.
+    fn foreign(&self, store: &Store, offers: &[Offer]) -> Result<Option<String>, BackingError> {
+        for (index, offer) in offers.iter().enumerate() {
+            if !offer.empty && store.marker(index)?.as_deref() != Some(&*self.config.module) {
+                return Ok(Some(offer.dir.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     fn screen(&self, hello: &Hello, peer_node: &str) -> Result<(Receiver, Premises), Rejection> {
         if hello.module != self.config.module {
             return Err(Rejection::OtherModule {
@@ -151,11 +210,15 @@ impl Module {
                         .map_err(|refusal| Rejection::Unfit(refusal.message))?;
                     known().clone_from(&offers);
                 }
+                let foreign = self
+                    .foreign(receiver.store(), &offers)
+                    .map_err(|error| Rejection::Unfit(error.to_string()))?;
                 return Ok((
                     receiver,
                     Premises {
                         node,
                         offers,
+                        foreign,
                         identities: admission::identities(),
                     },
                 ));

@@ -3,7 +3,6 @@
 use super::{Module, Role, Shown, refusal, system};
 use crate::control::command::{Refusal, RefusalKind, Reply};
 use crate::control::event::What;
-use crate::control::status::Standing;
 use crate::fuse::{MountOptions, Mounted};
 use crate::mount::cover;
 use crate::replicator::{Replicator, Setup};
@@ -41,7 +40,7 @@ impl Module {
         };
         let was_in_sync = match role {
             Role::Secondary(receiver) => {
-                if !matches!(receiver.view().phase, secondary::Phase::Serving { .. }) {
+                if !matches!(receiver.view().phase, secondary::Phase::Serving { copying: false, .. }) {
                     barred()?;
                 }
                 let had_session = receiver.leave("it was told to become primary").await;
@@ -118,12 +117,7 @@ impl Module {
     fn note_alone(&self, note: &str) -> Result<(), Refusal> {
         let generation = Generation::random().map_err(|error| system("make a generation", error))?;
         self.keeper
-            .update(|record| {
-                record.generation = Some(generation);
-                record.standing = Standing::UpToDate;
-                record.peer_lacks_data = true;
-                record.note = Some(note.to_owned());
-            })
+            .update(|record| record.part(generation, note.to_owned()))
             .map_err(|error| system("write the record", error))?;
         info!(%generation, note, "goes on alone");
         Ok(())

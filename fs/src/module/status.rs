@@ -31,6 +31,7 @@ impl Module {
             last_sequence: None,
             acknowledged_sequence: None,
             queue_depth: None,
+            copy: None,
             latency: None,
             directories: Vec::new(),
         };

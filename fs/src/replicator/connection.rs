@@ -12,7 +12,7 @@ type Sender = link::Sender<ToSecondary>;
 type Receiver = link::Receiver<ToPrimary>;
 
 /// Why a first connection did not become a session.
-enum Unmet {
+pub(super) enum Unmet {
     /// Nobody answered at any address.
     Unreachable(String),
     /// The secondary was reached and said no, or is not who it should be.
@@ -23,12 +23,22 @@ enum Unmet {
 
 impl Replicator {
     /// Opens a session with the secondary; in sync when this returns. One that goes on already is enough.
-    pub async fn connect(self: &Arc<Self>, endpoint: &Endpoint, premises: Premises) -> Result<(), Refusal> {
+    ///
+    /// Copies that are not known to be equal are made so first: this node goes on alone meanwhile, if it does not
+    /// already. `overwrite`: whatever the secondary holds may be lost.
+    pub async fn connect(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        premises: Premises,
+        overwrite: bool,
+    ) -> Result<(), Refusal> {
         let _one_at_a_time = self.connecting.lock().await;
         match self.view().phase {
             Phase::NoSession => {}
             Phase::InSync { .. } => return Ok(()),
-            Phase::Alone(_) | Phase::Parting(_) => return Err(full_copy_needed()),
+            Phase::Alone(_) | Phase::Parting(_) => {
+                return self.join_by_copy(endpoint, premises, overwrite).await;
+            }
             other => {
                 return Err(Refusal {
                     kind: RefusalKind::WrongRole,
@@ -41,9 +51,6 @@ impl Replicator {
             }
         }
         let record = self.keeper.current();
-        if record.peer_lacks_data {
-            return Err(full_copy_needed());
-        }
         let generation = match record.generation {
             Some(generation) => generation,
             None => Generation::random().map_err(|error| system("make a generation", error))?,
@@ -53,7 +60,14 @@ impl Replicator {
             generation,
             clean: !record.open,
         };
-        let met = self.meet(endpoint, &premises, session, &start).await;
+        let met = match self.meet(endpoint, &premises, session, &start).await {
+            Err(Unmet::Rejected(rejection @ Rejection::FullCopyNeeded(_))) => {
+                info!(%rejection, "the secondary is joined by a copy");
+                self.go_alone().await?;
+                return self.join_by_copy(endpoint, premises, overwrite).await;
+            }
+            met => met,
+        };
         let (sender, receiver, welcome) = met.map_err(|unmet| self.refusal(unmet))?;
         for warning in admission::identity_warnings(&premises.identities, &welcome.identities) {
             self.reporter.report(What::Warning, warning);
@@ -75,7 +89,7 @@ impl Replicator {
             .map_err(|error| system("write the record", error))?
             .map_err(|error| system("write the record", error))?;
         if noted.peer_lacks_data {
-            return Err(full_copy_needed());
+            return Err(went_alone());
         }
         let connection = self.connected(sender, session, welcome);
         let phase = self.view().phase;
@@ -92,16 +106,20 @@ impl Replicator {
                 .keep(connection, receiver, endpoint.clone(), premises),
         );
         match phase {
-            Phase::Alone(_) | Phase::Parting(_) => Err(full_copy_needed()),
+            Phase::Alone(_) | Phase::Parting(_) | Phase::Copying(_) => Err(went_alone()),
             Phase::Ended | Phase::NoSession => Err(Refusal {
                 kind: RefusalKind::WrongRole,
                 message: format!("there is no session: {}", describe(&phase)),
             }),
-            Phase::InSync { .. } | Phase::Disconnected | Phase::Deciding(_) | Phase::Failed { .. } => Ok(()),
+            Phase::InSync { .. }
+            | Phase::Joining
+            | Phase::Disconnected
+            | Phase::Deciding(_)
+            | Phase::Failed { .. } => Ok(()),
         }
     }
 
-    fn refusal(&self, unmet: Unmet) -> Refusal {
+    pub(super) fn refusal(&self, unmet: Unmet) -> Refusal {
         let peer = &self.config.peer.node;
         match unmet {
             Unmet::Unreachable(reason) => Refusal {
@@ -134,13 +152,18 @@ impl Replicator {
 
     /// Hands a welcomed connection in; gives its number.
     fn connected(self: &Arc<Self>, sender: Sender, session: SessionId, welcome: Welcome) -> u64 {
+        self.begin(sender, Event::Connected { session, welcome })
+    }
+
+    /// A connection that is welcomed, and what begins or goes on with it.
+    pub(super) fn begin(self: &Arc<Self>, sender: Sender, event: Event) -> u64 {
         let (out, queue) = mpsc::unbounded_channel();
         self.runtime.spawn(write(sender, queue));
         let (connection, deferred) = {
             let mut inner = self.lock();
             inner.connection += 1;
             inner.out = Some(out);
-            let deferred = self.step(&mut inner, Event::Connected { session, welcome });
+            let deferred = self.step(&mut inner, event);
             (inner.connection, deferred)
         };
         self.carry_out(deferred, Runs::Task);
@@ -148,7 +171,7 @@ impl Replicator {
     }
 
     /// Reads the connection, and makes a new one whenever it breaks, as long as the session may go on.
-    async fn keep(
+    pub(super) async fn keep(
         self: Arc<Self>,
         mut connection: u64,
         mut receiver: Receiver,
@@ -334,7 +357,7 @@ impl Replicator {
     }
 
     /// One attempt at each address of the peer, until one answers.
-    async fn meet(
+    pub(super) async fn meet(
         &self,
         endpoint: &Endpoint,
         premises: &Premises,
@@ -359,7 +382,7 @@ impl Replicator {
         session: SessionId,
         start: &Start,
     ) -> Result<(Sender, Receiver, Welcome), Unmet> {
-        let connection = endpoint.connect(address).await.map_err(|error| match error {
+        let connection = endpoint.connect(address, link::Purpose::Session).await.map_err(|error| match error {
             LinkError::Refused { .. } | LinkError::RefusedByPeer { .. } | LinkError::Wire { .. } => {
                 Unmet::Refused(error.to_string())
             }
@@ -403,17 +426,14 @@ impl Replicator {
     }
 }
 
-fn full_copy_needed() -> Refusal {
+fn went_alone() -> Refusal {
     Refusal {
-        kind: RefusalKind::FullCopyNeeded,
-        message: "this node has taken writes without its peer; joining needs a full copy of the other node, which is \
-                  not built yet. To begin anew with what is here: stop both, make the other node's directory a copy \
-                  of this one's, and remove both state directories"
-            .into(),
+        kind: RefusalKind::WrongRole,
+        message: "this node went on alone meanwhile; connect again to bring the secondary to its state".into(),
     }
 }
 
-fn system(attempt: &str, error: impl std::fmt::Display) -> Refusal {
+pub(super) fn system(attempt: &str, error: impl std::fmt::Display) -> Refusal {
     Refusal {
         kind: RefusalKind::System,
         message: format!("cannot {attempt}: {error}"),

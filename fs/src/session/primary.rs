@@ -254,7 +254,7 @@ impl Primary {
             Event::Claim { claim, scope } => self.claim(claim, scope, actions),
             Event::Release { claim, brought } => self.release_claim(claim, &brought),
             Event::CopyDone => self.copy_done(actions),
-            Event::CopyBroken { reason } => self.copy_failed(LossKind::Failed, reason, actions),
+            Event::CopyBroken(Loss { kind, detail }) => self.copy_failed(kind, detail, actions),
             Event::JoinNoted { generation } => self.join_noted(generation, actions),
             Event::JoinNoteFailed { reason } => self.join_note_failed(reason, actions),
             Event::Rejected(rejection) => self.rejected(&rejection, actions),

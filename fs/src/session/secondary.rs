@@ -16,10 +16,10 @@ mod session;
 
 use crate::config::Durability;
 use crate::operation::{Number, Outcome};
-use crate::wire::message::{Rejection, SessionId, Start, ToPrimary, ToSecondary};
+use crate::wire::message::{Generation, Rejection, SessionId, Start, ToPrimary, ToSecondary};
 pub use interface::{Action, Event, Over, Phase};
 pub use session::{ANSWERS_MAX, QUEUED_BYTES_MAX, QUEUED_OPERATIONS_MAX};
-use session::{Fault, Roots, Session};
+use session::{Copying, Fault, Roots, Session};
 use std::time::Duration;
 
 /// The secondary; see the module.
@@ -34,7 +34,11 @@ enum State {
     /// No session.
     Idle,
     /// A session is allowed; that this copy is open is being written down.
-    Opening { session: SessionId },
+    Opening {
+        session: SessionId,
+        /// By a copy.
+        copy: bool,
+    },
     /// A session is going on, with or without a connection.
     Serving(Box<Session>),
     /// The session is over: what is in the kernel ends, nothing is answered.
@@ -128,7 +132,7 @@ impl Secondary {
                     *requests += 1;
                     true
                 }
-                Some(Copying::Completing { .. }) | None => false,
+                Some(Copying::Completing) | None => false,
             },
             State::Serving(_)
             | State::Idle
@@ -282,6 +286,9 @@ impl Secondary {
                 session.roots.forget(&inodes);
                 actions.push(Action::Forget(inodes));
                 Ok(())
+            }
+            ToSecondary::End if session.copying.is_some() => {
+                Err(Fault::Broken("End before the copy is complete".into()))
             }
             ToSecondary::End if session.unfinished.is_empty() => {
                 session.flush(actions);

@@ -57,6 +57,11 @@ impl Primary {
         matches!(self.state, State::Copying { .. })
     }
 
+    /// True while a copy gives numbers to inodes that the kernel may not know.
+    pub fn is_covering(&self) -> bool {
+        self.coverage.is_some()
+    }
+
     /// The copy needs this inode to keep its number until it is over. False when no copy is going on.
     pub fn pin(&mut self, inode: InodeId) -> bool {
         let goes_on = self.coverage.is_some();

@@ -78,10 +78,7 @@ pub enum Event {
     /// [`Action::CopyGoesOn`].
     CopyDone,
     /// The driver of the copy cannot go on.
-    CopyBroken {
-        /// Why.
-        reason: String,
-    },
+    CopyBroken(Loss),
     /// The note that [`Action::NoteJoined`] asked for is on disk.
     JoinNoted {
         /// The generation in it.

@@ -1,0 +1,373 @@
+//! Joining a secondary by a copy: the connections, one attempt after the other until the pair is in sync or somebody
+//! says otherwise, and what the copy asks of the primary.
+
+use super::connection::{Unmet, system};
+use super::*;
+use crate::link::Purpose;
+use crate::resync::lane::{CopyError, Lane};
+use crate::resync::progress::{Orders, Progress};
+use crate::resync::source::{Session, Source};
+use crate::session::coverage::{Brought, ClaimId, Rest, Scope};
+use crate::session::loss::LossKind;
+use crate::wire::bulk::{Open, ToSource, ToTarget};
+use std::collections::HashSet;
+use std::sync::atomic::AtomicU64;
+
+/// Connections, and threads, of a copy.
+const LANES: usize = 4;
+/// Pauses between attempts at a copy that was interrupted.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// What a replicator keeps for copies.
+#[derive(Default)]
+pub(super) struct Copies {
+    /// What was ordered; for every copy.
+    pub(super) orders: Orders,
+    /// The one that is wanted: from `connect` to its end.
+    wanted: Mutex<Option<Wanted>>,
+}
+
+#[derive(Clone)]
+struct Wanted {
+    progress: Arc<Progress>,
+    /// Why the last attempt ended.
+    interrupted: Option<String>,
+}
+
+/// One attempt, as the source sees it.
+struct Attempt {
+    replicator: Arc<Replicator>,
+    next_claim: AtomicU64,
+}
+
+impl Copies {
+    fn wanted(&self) -> MutexGuard<'_, Option<Wanted>> {
+        // Replaced whole.
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No further attempt is made.
+    pub(super) fn give_up(&self) {
+        *self.wanted() = None;
+    }
+}
+
+impl Replicator {
+    /// How the copy goes on, if one is wanted.
+    pub fn copy_status(&self) -> Option<crate::control::status::Copy> {
+        let wanted = self.copies.wanted().clone()?;
+        let mut status = wanted.progress.show(&self.copies.orders);
+        status.interrupted = wanted.interrupted;
+        Some(status)
+    }
+
+    /// Orders about copies.
+    pub fn copy_orders(&self) -> &Orders {
+        &self.copies.orders
+    }
+
+    /// Brings the secondary to this node's state, which is alone; in sync when this returns well. What the first
+    /// attempt runs into is the caller's; later ones are made until one succeeds or this node is told otherwise.
+    pub(super) async fn join_by_copy(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        premises: Premises,
+        overwrite: bool,
+    ) -> Result<(), Refusal> {
+        let mut over = self.over.subscribe();
+        *self.copies.wanted() = Some(Wanted {
+            progress: Arc::default(),
+            interrupted: None,
+        });
+        let mut pause = RETRY_FIRST;
+        let mut first = true;
+        loop {
+            let attempt = self.attempt(endpoint, &premises, overwrite && first);
+            let result = tokio::select! {
+                result = attempt => result,
+                _ = over.wait_for(|over| *over) => Err(Ended::Over),
+            };
+            let reason = match result {
+                Ok(()) => {
+                    self.copies.give_up();
+                    return Ok(());
+                }
+                Err(Ended::Over) => {
+                    self.copies.give_up();
+                    return Err(not_joined("this node was told otherwise"));
+                }
+                Err(Ended::Refused(refusal)) if first => {
+                    self.copies.give_up();
+                    return Err(refusal);
+                }
+                Err(Ended::Refused(refusal)) => refusal.message,
+                Err(Ended::Interrupted(reason)) => {
+                    first = false;
+                    reason
+                }
+            };
+            match &mut *self.copies.wanted() {
+                Some(wanted) => {
+                    *wanted = Wanted {
+                        progress: Arc::default(),
+                        interrupted: Some(reason),
+                    };
+                }
+                None => return Err(not_joined(&reason)),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = over.wait_for(|over| *over) => {}
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        premises: &Premises,
+        overwrite: bool,
+    ) -> Result<(), Ended> {
+        let Some(wanted) = self.copies.wanted().clone() else {
+            return Err(Ended::Over);
+        };
+        let record = self.keeper.current();
+        let (true, Some(generation)) = (record.peer_lacks_data, record.generation) else {
+            return Err(Ended::Refused(not_joined("this node's record does not say that it is alone")));
+        };
+        let session = random_bytes()
+            .map(SessionId)
+            .map_err(|error| Ended::Refused(system("make a session's number", error)))?;
+        let start = Start::Copy {
+            generation,
+            base: record.base,
+            overwrite,
+        };
+        let met = self.meet(endpoint, premises, session, &start).await;
+        let (sender, receiver, welcome) = met.map_err(|unmet| Ended::Refused(self.refusal(unmet)))?;
+        for warning in admission::identity_warnings(&premises.identities, &welcome.identities) {
+            self.reporter.report(What::Warning, warning);
+        }
+        self.store.begin_index();
+        let mut phases = self.phases();
+        let connection = self.begin(sender, Event::CopyBegun { session });
+        tokio::spawn(
+            self.clone()
+                .keep(connection, receiver, endpoint.clone(), premises.clone()),
+        );
+        let lanes = self.lanes(endpoint, session).await;
+        let result = match lanes {
+            Ok(lanes) => self.copy(lanes, wanted.progress).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            let (kind, detail) = (loss_kind(&error), error.to_string());
+            self.event(Event::CopyBroken(Loss { kind, detail }), Runs::Task);
+        }
+        // Until the secondary has noted that it is complete, or the copy has failed.
+        let settled = |phase: &Phase| !matches!(phase, Phase::Copying(_) | Phase::Joining | Phase::Parting(_));
+        let phase = match phases.wait_for(settled).await {
+            Ok(phase) => phase.clone(),
+            Err(_) => Phase::Ended,
+        };
+        self.lock().claims.clear();
+        self.store.end_index();
+        match phase {
+            Phase::InSync { .. } | Phase::Disconnected | Phase::Deciding(_) => Ok(()),
+            Phase::Alone(_) => Err(Ended::Interrupted(self.last_copy_failure())),
+            Phase::Ended | Phase::Failed { .. } | Phase::NoSession => Err(Ended::Over),
+            Phase::Copying(_) | Phase::Joining | Phase::Parting(_) => {
+                Err(Ended::Interrupted("the copy did not end".into()))
+            }
+        }
+    }
+
+    fn last_copy_failure(&self) -> String {
+        let inner = self.lock();
+        inner
+            .copy_failure
+            .clone()
+            .unwrap_or_else(|| "the secondary was lost at the end of the copy".into())
+    }
+
+    /// The bulk connections.
+    async fn lanes(&self, endpoint: &Endpoint, session: SessionId) -> Result<Vec<Lane>, CopyError> {
+        let mut lanes = Vec::with_capacity(LANES);
+        for _ in 0..LANES {
+            lanes.push(self.lane(endpoint, session).await?);
+        }
+        Ok(lanes)
+    }
+
+    async fn lane(&self, endpoint: &Endpoint, session: SessionId) -> Result<Lane, CopyError> {
+        let mut last = CopyError::Closed;
+        for address in &self.config.peer.addresses {
+            let connection = match endpoint.connect(*address, Purpose::Bulk).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    last = error.into();
+                    continue;
+                }
+            };
+            let (mut sender, mut receiver) = connection.split::<ToTarget, ToSource>();
+            let open = ToTarget::Open(Open {
+                module: self.config.module.clone(),
+                node: self.config.node.clone(),
+                session,
+            });
+            sender.send([open.encode()?]).await?;
+            return match receiver.next().await? {
+                Some(ToSource::Opened) => Ok(Lane::new(sender, receiver, self.runtime.clone())),
+                Some(ToSource::Refused { reason }) => Err(CopyError::Refused(reason)),
+                Some(_) => Err(CopyError::Confused),
+                None => Err(CopyError::Closed),
+            };
+        }
+        Err(last)
+    }
+
+    async fn copy(self: &Arc<Self>, mut lanes: Vec<Lane>, progress: Arc<Progress>) -> Result<(), CopyError> {
+        let attempt = Attempt {
+            replicator: self.clone(),
+            next_claim: AtomicU64::new(1),
+        };
+        let copying = self.runtime.spawn_blocking(move || {
+            let source = Source {
+                session: &attempt,
+                store: &attempt.replicator.store,
+                progress: &progress,
+                orders: &attempt.replicator.copies.orders,
+                binding: Mutex::default(),
+            };
+            source.run(&mut lanes)
+        });
+        // A panic there is a mistake in this program; the copy is over all the same.
+        copying.await.unwrap_or(Err(CopyError::Over))
+    }
+
+    /// A new generation, which the peer may be on as well. Only a record that says "alone" is changed: whoever
+    /// parted meanwhile has written another.
+    pub(super) fn note_joined(&self) -> Event {
+        let generation = match Generation::random() {
+            Ok(generation) => generation,
+            Err(error) => {
+                return Event::JoinNoteFailed {
+                    reason: error.to_string(),
+                };
+            }
+        };
+        match self.keeper.update(|record| record.join(generation)) {
+            Ok(_) => Event::JoinNoted { generation },
+            Err(error) => Event::JoinNoteFailed {
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+impl Session for Attempt {
+    fn is_over(&self) -> bool {
+        *self.replicator.over.borrow() || !matches!(*self.replicator.phase.borrow(), Phase::Copying(_))
+    }
+
+    fn begin_listing(&self, directory: InodeId) {
+        self.replicator
+            .event(Event::ListingBegun { directory }, Runs::Worker);
+    }
+
+    fn end_listing(&self, directory: InodeId) {
+        self.replicator
+            .event(Event::ListingEnded { directory }, Runs::Worker);
+    }
+
+    fn claim(&self, scope: Scope) -> Result<(ClaimId, Vec<InodeId>), CopyError> {
+        let claim = ClaimId(self.next_claim.fetch_add(1, Ordering::Relaxed));
+        let (granted, wait) = tokio::sync::oneshot::channel();
+        let deferred = {
+            let mut inner = self.replicator.lock();
+            if !matches!(inner.primary.phase(), Phase::Copying(_)) {
+                return Err(CopyError::Over);
+            }
+            inner.claims.insert(claim, granted);
+            self.replicator.step(&mut inner, Event::Claim { claim, scope })
+        };
+        self.replicator.carry_out(deferred, Runs::Task);
+        // The sender goes when the copy is over.
+        let gone = wait.blocking_recv().map_err(|_| CopyError::Over)?;
+        Ok((claim, gone))
+    }
+
+    fn release(&self, claim: ClaimId, brought: Brought) {
+        // What it lets go may be a slow operation of somebody else.
+        self.replicator
+            .event(Event::Release { claim, brought }, Runs::Task);
+    }
+
+    fn adopt(&self, root: usize, handle: &FileHandle) -> Result<InodeId, CopyError> {
+        let mut inner = self.replicator.lock();
+        let (inode, _) = self.replicator.store.adopt(root, handle);
+        if inner.primary.pin(inode) {
+            Ok(inode)
+        } else {
+            Err(CopyError::Over)
+        }
+    }
+
+    fn is_bound(&self, inode: InodeId) -> bool {
+        self.replicator.lock().primary.is_bound(inode)
+    }
+
+    fn rest(&self) -> Rest {
+        self.replicator.lock().primary.copy_rest()
+    }
+
+    fn done(&self) -> bool {
+        self.replicator.event(Event::CopyDone, Runs::Worker);
+        !matches!(self.replicator.lock().primary.phase(), Phase::Copying(_))
+    }
+
+    fn skipped_mount(&self, directory: InodeId, name: &Name) {
+        let path = self.replicator.store.path(directory);
+        let path = path.map_or_else(|| directory.to_string(), |path| path.display().to_string());
+        let message = format!("{path}/{name} is a mount point; what lies below it is not copied");
+        self.replicator.reporter.report(What::Warning, message);
+    }
+}
+
+/// Why an attempt did not succeed.
+enum Ended {
+    /// The secondary cannot be reached, or says no.
+    Refused(Refusal),
+    /// It began, and is to be tried again.
+    Interrupted(String),
+    /// This node is not a primary any more, or was told to give up.
+    Over,
+}
+
+fn not_joined(why: &str) -> Refusal {
+    Refusal {
+        kind: RefusalKind::WrongRole,
+        message: format!("the pair is not in sync: {why}"),
+    }
+}
+
+fn loss_kind(error: &CopyError) -> LossKind {
+    use rustix::io::Errno as System;
+    match error {
+        CopyError::Target { errno, .. }
+            if [System::NOSPC, System::DQUOT].map(Errno::from).contains(errno) =>
+        {
+            LossKind::NoSpace
+        }
+        CopyError::Link(_) | CopyError::Closed => LossKind::Unreachable,
+        CopyError::Over => LossKind::Told,
+        CopyError::Refused(_)
+        | CopyError::Target { .. }
+        | CopyError::Read { .. }
+        | CopyError::Unsendable(_)
+        | CopyError::Confused
+        | CopyError::Stuck { .. } => LossKind::Failed,
+    }
+}

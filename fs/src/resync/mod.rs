@@ -1,0 +1,10 @@
+//! Bringing the secondary's copy to the primary's state while the application runs.
+//!
+//! [`source`] runs on the primary and decides, [`target`] on the secondary and executes, [`lane`] is one connection
+//! between them, [`progress`] what is shown and ordered. What may be shipped meanwhile is the session's matter
+//! (`session/coverage.rs`).
+
+pub mod lane;
+pub mod progress;
+pub mod source;
+pub mod target;
