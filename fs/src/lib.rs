@@ -2,7 +2,8 @@
 //!
 //! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]), how
 //! that looks on the wire ([`wire`]) and how it gets there ([`link`]); what happens to it on its way ([`session`]);
-//! the drivers of the two ends ([`replicator`], [`receiver`]); what puts it all together ([`module`]).
+//! the drivers of the two ends ([`replicator`], [`receiver`]); what brings a whole copy over ([`resync`]); what puts
+//! it all together ([`module`]).
 
 pub mod admission;
 pub mod backing;
@@ -19,5 +20,6 @@ pub mod process;
 pub mod receiver;
 pub mod record;
 pub mod replicator;
+pub mod resync;
 pub mod session;
 pub mod wire;

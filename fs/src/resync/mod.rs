@@ -1,0 +1,3 @@
+//! Bringing a whole copy over: the first one, and every later resync.
+
+pub mod target;
