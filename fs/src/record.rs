@@ -471,22 +471,22 @@ mod tests {
     fn a_session_begins_only_between_copies_that_are_provably_equal() {
         let refused = |record: &Record, empty, start: &Start, peer_empty| {
             matches!(
-                record.admits(empty, start, peer_empty),
+                record.admits(empty, None, start, peer_empty),
                 Err(Rejection::FullCopyNeeded(_))
             )
         };
         assert_eq!(
-            Record::new("db").admits(true, &fresh(1, true), true),
+            Record::new("db").admits(true, None, &fresh(1, true), true),
             Ok(()),
             "both empty"
         );
         assert_eq!(
-            copy(1).admits(false, &fresh(1, true), false),
+            copy(1).admits(false, None, &fresh(1, true), false),
             Ok(()),
             "same generation, both clean"
         );
         assert_eq!(
-            copy(1).admits(true, &fresh(1, true), false),
+            copy(1).admits(true, None, &fresh(1, true), false),
             Ok(()),
             "a generation decides, not emptiness"
         );
@@ -537,7 +537,7 @@ mod tests {
             confirmed: crate::operation::Number(0),
         };
         assert_eq!(
-            copy(1).admits(false, &resume, false),
+            copy(1).admits(false, None, &resume, false),
             Err(Rejection::UnknownSession)
         );
     }

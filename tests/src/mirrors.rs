@@ -76,7 +76,7 @@ impl Lab {
             force: false,
         };
         self.command(primary, &mirror.dir, become_primary)?;
-        self.command(primary, &mirror.dir, Command::Connect)?;
+        self.command(primary, &mirror.dir, Command::Connect { overwrite: false })?;
         let what = format!("{} is in sync", mirror.dir.display());
         self.wait_for(self.limit(), &what, |status| {
             let is = |host, wanted| mirror_of(status, host, &mirror.dir).is_some_and(|m| m.is(wanted));
@@ -123,7 +123,8 @@ impl Lab {
         let primary = mirror.peer_of(host);
         match self.skfs_status(primary, mirror) {
             Ok(status) if status.role == Role::Primary => {
-                self.command(primary, &mirror.dir, Command::Connect).map(drop)
+                let connect = Command::Connect { overwrite: false };
+                self.command(primary, &mirror.dir, connect).map(drop)
             }
             Ok(_) | Err(Error::Skfs { .. }) => refused(format!("no primary runs on host {primary}")),
             Err(error) => Err(error),

@@ -3,7 +3,7 @@
 use crate::mirror::Mirror;
 use serde::{Deserialize, Serialize};
 use skfs::config::{Durability, SyncMode};
-use skfs::control::status::{Role, Standing, State, Status, SubState};
+use skfs::control::status::{Copy, Role, Standing, State, Status, SubState};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -65,31 +65,10 @@ pub struct MirrorStatus {
     pub last_sequence: Option<u64>,
     /// All operations up to this one are on both hosts.
     pub acknowledged_sequence: Option<u64>,
-    /// Progress of a full copy.
-    pub copy: Option<CopyStatus>,
+    /// Progress of a copy to the other host.
+    pub copy: Option<Copy>,
     /// The rest of what `skfs` says.
     pub skfs: Option<Box<Status>>,
-}
-
-/// Progress of a full copy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CopyStatus {
-    /// Files in all.
-    pub files_total: Option<u64>,
-    /// Files finished.
-    pub files_done: Option<u64>,
-    /// Bytes in all.
-    pub bytes_total: Option<u64>,
-    /// Bytes that went over the network.
-    pub bytes_sent: Option<u64>,
-    /// Bytes that the target had already.
-    pub bytes_skipped: Option<u64>,
-    /// Speed of late.
-    pub rate_bytes_per_second: Option<f64>,
-    /// Time left at that speed.
-    pub eta_seconds: Option<f64>,
-    /// The file being copied.
-    pub current: Option<PathBuf>,
 }
 
 /// One direction between two hosts.
@@ -161,6 +140,7 @@ impl MirrorStatus {
         self.reason = status.reason.clone();
         self.last_sequence = status.last_sequence;
         self.acknowledged_sequence = status.acknowledged_sequence;
+        self.copy = status.copy.clone();
         self.skfs = Some(Box::new(status));
     }
 }

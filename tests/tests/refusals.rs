@@ -89,7 +89,7 @@ fn directories_that_hold_files_from_before_are_not_joined_and_not_touched() {
         let refusal = refused.unwrap_err().into_refusal().unwrap();
         assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{hosts:?}: {refusal}");
         // Asked again it says the same, and nobody has gone on alone because of it.
-        let again = pair.refusal("a", Command::Connect).unwrap();
+        let again = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
         assert_eq!(again, refusal, "{hosts:?}");
         assert_eq!(["a", "b"].map(|host| snapshot(&pair, host)), before, "{hosts:?}");
         let status = pair.status("a").unwrap();
@@ -135,12 +135,12 @@ fn a_node_that_is_no_secondary_or_was_opened_for_maintenance_is_not_joined() {
     pair.lab.promote("a", None, false).unwrap();
     let before = ["a", "b"].map(|host| snapshot(&pair, host));
 
-    let refusal = pair.refusal("a", Command::Connect).unwrap();
+    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
     assert_eq!(refusal.kind, RefusalKind::PeerRefused, "{refusal}");
     assert!(refusal.message.contains("stopped"), "{refusal}");
     // Nothing was lost by asking: once it is a secondary the two belong together.
     pair.command("b", Command::BecomeSecondary).unwrap();
-    pair.command("a", Command::Connect).unwrap();
+    pair.command("a", Command::Connect { overwrite: false }).unwrap();
     assert_eq!(["a", "b"].map(|host| snapshot(&pair, host)), before);
 
     let refusal = pair.refusal("b", Command::Unlock).unwrap();
@@ -154,14 +154,14 @@ fn a_node_that_is_no_secondary_or_was_opened_for_maintenance_is_not_joined() {
     pair.shell("b", "echo repaired by hand > new").unwrap();
     pair.lab.start("a").unwrap();
     pair.lab.promote("a", None, false).unwrap();
-    let refusal = pair.refusal("a", Command::Connect).unwrap();
+    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
     assert_eq!(refusal.kind, RefusalKind::PeerRefused, "{refusal}");
     assert!(refusal.message.contains("maintenance"), "{refusal}");
     // Covered again it still cannot be trusted, in either role, also after a restart.
     pair.lab.host("b").kill_program("skfs").unwrap();
     pair.lab.start("b").unwrap();
     assert!(pair.shell("b", "echo no > newer").is_err());
-    let refusal = pair.refusal("a", Command::Connect).unwrap();
+    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
     assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{refusal}");
     let refusal = pair.refusal("b", BECOME_PRIMARY).unwrap();
     assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal}");
@@ -189,7 +189,7 @@ fn after_both_crashed_neither_becomes_primary_by_itself_and_a_forced_one_is_not_
     assert_eq!(pair.status("a").unwrap().role, Some(Role::Stopped));
     assert_eq!(pair.status("b").unwrap().role, Some(Role::Secondary));
     pair.command("a", FORCED).unwrap();
-    let refusal = pair.refusal("a", Command::Connect).unwrap();
+    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
     assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{refusal}");
     assert_eq!(["a", "b"].map(|host| snapshot(&pair, host)), before);
     assert_eq!(pair.shell("a", "echo two >> file; cat file").unwrap(), "one\ntwo");
@@ -222,7 +222,7 @@ fn a_secondary_that_returns_after_its_primary_went_on_alone_is_kept_from_both_ro
     pair.lab.host("a").kill().unwrap();
     pair.lab.start("a").unwrap();
     pair.lab.promote("a", None, false).unwrap();
-    let refusal = pair.refusal("a", Command::Connect).unwrap();
+    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
     assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{refusal}");
     // A person can still decide for the old copy.
     pair.command("b", FORCED).unwrap();

@@ -45,8 +45,9 @@ impl Store {
         let parent = self.directory_to_change(create.parent, &create.name)?;
         let root = self.root_of(create.parent)?;
         let before = parent.status().map_err(Failure::unchanged)?;
-        let finished = make(&parent, create).map_err(Failure::unchanged).and_then(|()| {
-            open_made(&parent, create)
+        let made = make(&parent, &create.name, &create.kind).map_err(Failure::unchanged);
+        let finished = made.and_then(|()| {
+            open_made(&parent, &create.name, &create.kind)
                 .and_then(|node| finish(&node, create).map(|handle| (node, handle)))
                 .map_err(|errno| undo(&parent, create, &before, errno))
         });
@@ -167,11 +168,11 @@ fn set_mtime(directory: &Opened, time: Timestamp) -> Result<(), Failure> {
     directory.set_times(None, Some(time)).map_err(Failure::midway)
 }
 
-/// Makes the name. Mode 0 where the kernel takes one: until [`finish`] nobody is let in.
-fn make(parent: &Opened, create: &Create) -> Result<(), Errno> {
-    let (directory, name) = (parent.fd(), create.name.as_bytes());
+/// Makes the name. Mode 0 where the kernel takes one: until the node gets its own nobody is let in.
+pub(super) fn make(parent: &Opened, name: &Name, kind: &NodeKind) -> Result<(), Errno> {
+    let (directory, name) = (parent.fd(), name.as_bytes());
     let node = |kind, device| rustix::fs::mknodat(directory, name, kind, Mode::empty(), device);
-    match &create.kind {
+    match kind {
         NodeKind::File => node(FileType::RegularFile, 0),
         NodeKind::Directory => rustix::fs::mkdirat(directory, name, Mode::empty()),
         NodeKind::Symlink(target) => rustix::fs::symlinkat(&target[..], directory, name),
@@ -183,14 +184,14 @@ fn make(parent: &Opened, create: &Create) -> Result<(), Errno> {
 }
 
 /// A file is opened for writing at once: that is what comes next.
-fn open_made(parent: &Opened, create: &Create) -> Result<Opened, Errno> {
-    let (flags, access) = match create.kind {
+pub(super) fn open_made(parent: &Opened, name: &Name, kind: &NodeKind) -> Result<Opened, Errno> {
+    let (flags, access) = match kind {
         NodeKind::File => (OFlags::RDWR, Access::Write),
         _ => (OFlags::PATH, Access::Path),
     };
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let descriptor = without_atime(flags, |flags| {
-        rustix::fs::openat(parent.fd(), create.name.as_bytes(), flags, Mode::empty())
+        rustix::fs::openat(parent.fd(), name.as_bytes(), flags, Mode::empty())
     })?;
     Ok(Opened::new(descriptor, access))
 }

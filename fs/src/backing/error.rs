@@ -1,5 +1,7 @@
-//! Why a replicated directory cannot be used at all. Errors of single operations are errnos.
+//! Why a replicated directory cannot be used at all, or a copy into it cannot go on. Errors of single operations
+//! are errnos.
 
+use crate::operation;
 use rustix::io::Errno;
 
 /// A failure about a directory as a whole. `directory` is its path when that could be found out.
@@ -52,4 +54,24 @@ pub enum BackingError {
     /// The thread that closes big files could not be started.
     #[error("cannot start the thread that closes deleted files: {0}")]
     Thread(std::io::Error),
+}
+
+/// A step of a copy that failed: what is there now is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {attempt}: {errno}")]
+pub struct CopyFailure {
+    /// What was tried, and on what, as "list i7".
+    pub attempt: String,
+    /// What the kernel said.
+    pub errno: operation::Errno,
+}
+
+impl CopyFailure {
+    /// Of `attempt`.
+    pub fn new(attempt: impl Into<String>, errno: impl Into<operation::Errno>) -> Self {
+        CopyFailure {
+            attempt: attempt.into(),
+            errno: errno.into(),
+        }
+    }
 }

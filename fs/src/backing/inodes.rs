@@ -3,10 +3,11 @@
 //! A scan of a million files teaches a million inodes, so an entry is 32 bytes: short handles (ext4 has 8 bytes,
 //! XFS 12) lie inline. Sharded, so that growing one table neither stops everybody nor doubles all of it at once.
 
+use super::index::Index;
 use crate::operation::{FileHandle, InodeId};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 const SHARDS: usize = 64;
 const INLINE_BYTES: usize = 12;
@@ -17,7 +18,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Where an inode is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Slot {
     /// A handle of at most [`INLINE_BYTES`].
     Inline {
@@ -98,20 +99,33 @@ impl Hasher for IdHasher {
 
 pub(super) type IdMap<T> = HashMap<InodeId, T, BuildHasherDefault<IdHasher>>;
 
-/// The table.
+/// The table, and its reverse while somebody needs it.
+///
+/// Locks are taken in this order: `index`, a shard, a shard of the index. What changes the table changes the
+/// index under the same locks, so that both say the same to whoever asks.
 pub(super) struct Inodes {
     shards: Vec<Mutex<IdMap<Slot>>>,
+    index: RwLock<Option<Index>>,
 }
 
 impl Inodes {
     pub(super) fn new() -> Self {
         Inodes {
             shards: (0..SHARDS).map(|_| Mutex::new(IdMap::default())).collect(),
+            index: RwLock::new(None),
         }
     }
 
     pub(super) fn insert(&self, inode: InodeId, slot: Slot) {
-        lock(self.shard(inode)).insert(inode, slot);
+        let index = self.index();
+        let mut shard = lock(self.shard(inode));
+        let before = shard.insert(inode, slot.clone());
+        if let Some(index) = &*index {
+            if let Some(before) = before.filter(|before| *before != slot) {
+                index.remove(before, inode);
+            }
+            index.insert(slot, inode);
+        }
     }
 
     pub(super) fn find(&self, inode: InodeId) -> Option<Slot> {
@@ -119,7 +133,84 @@ impl Inodes {
     }
 
     pub(super) fn remove(&self, inode: InodeId) {
-        lock(self.shard(inode)).remove(&inode);
+        let index = self.index();
+        let mut shard = lock(self.shard(inode));
+        if let Some(slot) = shard.remove(&inode)
+            && let Some(index) = &*index
+        {
+            index.remove(slot, inode);
+        }
+    }
+
+    /// Removes all but those that `stay`, and gives them.
+    pub(super) fn drain(&self, stay: impl Fn(InodeId) -> bool) -> Vec<InodeId> {
+        let index = self.index();
+        let mut removed = Vec::new();
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            for (inode, slot) in shard.extract_if(|inode, _| !stay(*inode)) {
+                if let Some(index) = &*index {
+                    index.remove(slot, inode);
+                }
+                removed.push(inode);
+            }
+            shard.shrink_to_fit();
+        }
+        removed
+    }
+
+    /// Inserts `inode` unless its slot is another's; gives whose it is then.
+    pub(super) fn claim(&self, inode: InodeId, slot: Slot) -> InodeId {
+        self.with_index(|index| {
+            let mut shard = lock(self.shard(inode));
+            let owner = index.claim(slot.clone(), inode);
+            if owner == inode {
+                shard.insert(inode, slot.clone());
+            }
+            owner
+        })
+    }
+
+    /// The inode that has this slot.
+    pub(super) fn reverse(&self, slot: &Slot) -> Option<InodeId> {
+        self.with_index(|index| index.find(slot))
+    }
+
+    pub(super) fn begin_index(&self) {
+        let mut index = self.index_to_change();
+        if index.is_some() {
+            return;
+        }
+        let new = Index::new();
+        for shard in &self.shards {
+            for (inode, slot) in &*lock(shard) {
+                new.insert(slot.clone(), *inode);
+            }
+        }
+        *index = Some(new);
+    }
+
+    pub(super) fn end_index(&self) {
+        let index = self.index_to_change().take();
+        drop(index);
+    }
+
+    /// Runs `ask` on the index, which is built if there is none.
+    fn with_index<T>(&self, ask: impl Fn(&Index) -> T) -> T {
+        loop {
+            if let Some(index) = &*self.index() {
+                return ask(index);
+            }
+            self.begin_index();
+        }
+    }
+
+    fn index(&self) -> RwLockReadGuard<'_, Option<Index>> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index_to_change(&self) -> RwLockWriteGuard<'_, Option<Index>> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shard(&self, inode: InodeId) -> &Mutex<IdMap<Slot>> {

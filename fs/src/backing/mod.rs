@@ -3,33 +3,40 @@
 //! [`Store`] is what others use. In reading order: how an inode is found again ([`handle`], [`inodes`]), which
 //! descriptors are open ([`open`], [`written`]), what can be asked of one node ([`node`], [`read`]), what can
 //! be done to it ([`apply`], [`entries`], [`data`]), and what is said about failures ([`refusal`], [`room`],
-//! [`repair`]).
+//! [`repair`]). A copy of the whole uses [`index`], [`place`], [`displaced`], [`whole`], [`blocks`] and [`marker`].
 
 mod abilities;
 mod acl;
 mod apply;
 mod background;
+mod blocks;
 mod checkpoint;
 mod data;
+mod displaced;
 mod entries;
 mod error;
 mod handle;
+mod index;
 mod inodes;
+mod marker;
 mod node;
 mod open;
+mod place;
 mod read;
 mod refusal;
 mod repair;
 mod room;
 mod store;
 mod walk;
+mod whole;
 mod written;
 
 #[cfg(test)]
 mod tests;
 
 pub use acl::{Inherited, inherit};
-pub use error::BackingError;
+pub use blocks::Segment;
+pub use error::{BackingError, CopyFailure};
 pub use open::Access;
 pub use read::{Directory, Entry, Sought};
 pub use rustix::fs::{Stat, StatVfs};

@@ -17,6 +17,8 @@ pub(super) const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 /// File capabilities.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
+/// Longest symbolic link (`PATH_MAX`, limits.h).
+const TARGET_BYTES_MAX: usize = 4096;
 /// First guess at the size of an attribute's value; then the longest that Linux has.
 const VALUE_BYTES_GUESS: usize = 512;
 
@@ -31,6 +33,14 @@ impl Opened {
 
     pub(super) fn handle(&self) -> Result<FileHandle> {
         super::handle::of(self.fd())
+    }
+
+    /// What a symbolic link holds.
+    pub(super) fn link_target(&self) -> Result<Vec<u8>> {
+        let mut target = Vec::with_capacity(TARGET_BYTES_MAX);
+        rustix::fs::readlinkat_raw(self.fd(), "", spare_capacity(&mut target))?;
+        target.shrink_to_fit();
+        Ok(target)
     }
 
     pub(super) fn set_mode(&self, mode: u32) -> Result<()> {

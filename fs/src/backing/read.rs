@@ -13,8 +13,6 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
-/// Longest symbolic link (`PATH_MAX`, limits.h).
-const TARGET_BYTES_MAX: usize = 4096;
 /// What one `getdents64` fills.
 const LISTING_BYTES: usize = 32 << 10;
 
@@ -46,11 +44,7 @@ impl Store {
 
     /// What a symbolic link holds.
     pub fn link_target(&self, inode: InodeId) -> Result<Vec<u8>, Errno> {
-        let link = self.open(inode, Access::Path)?;
-        let mut target = Vec::with_capacity(TARGET_BYTES_MAX);
-        rustix::fs::readlinkat_raw(link.fd(), "", spare_capacity(&mut target))?;
-        target.shrink_to_fit();
-        Ok(target)
+        Ok(self.open(inode, Access::Path)?.link_target()?)
     }
 
     /// An extended attribute's value; `ENODATA` when there is none.

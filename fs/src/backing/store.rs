@@ -25,7 +25,7 @@ const WRITTEN_MAX: usize = 4096;
 /// The replicated directories on this node, and what is known of their inodes.
 pub struct Store {
     roots: Arc<Vec<Root>>,
-    inodes: Inodes,
+    pub(super) inodes: Inodes,
     next: AtomicU64,
     pub(super) descriptors: Descriptors,
     pub(super) durable: Arc<Durable>,
@@ -135,7 +135,7 @@ impl Store {
         if self.is_root(inode) || root >= self.roots.len() {
             return;
         }
-        self.next.fetch_max(inode.0.saturating_add(1), Ordering::Relaxed);
+        self.raise_next(inode);
         let slot = Slot::new(root as u16, &handle);
         if let Some(known) = self.inodes.find(inode)
             && known != slot
@@ -143,6 +143,11 @@ impl Store {
             self.close(self.descriptors.remove(inode));
         }
         self.inodes.insert(inode, slot);
+    }
+
+    /// `inode` is in use: no fresh number is as low.
+    pub(super) fn raise_next(&self, inode: InodeId) {
+        self.next.fetch_max(inode.0.saturating_add(1), Ordering::Relaxed);
     }
 
     /// True when `inode` is known.
@@ -207,6 +212,12 @@ impl Store {
         opened.status().map_err(Errno::from)
     }
 
+    /// Where the inode is now, as this process sees it, for a person; none when it is gone.
+    pub fn path(&self, inode: InodeId) -> Option<std::path::PathBuf> {
+        let opened = self.open(inode, Access::Path).ok()?;
+        std::fs::read_link(opened.proc_path()).ok()
+    }
+
     /// A descriptor that can do at least `access`. Shared: its file position belongs to nobody.
     ///
     /// # Errors
@@ -233,7 +244,7 @@ impl Store {
             return Err(rustix::io::Errno::NOENT.into());
         }
         let root = self.root_of(parent)?;
-        let opened = self.with_room(|| open_name(directory.fd(), name))?;
+        let opened = self.with_room(|| open_name(directory.fd(), name.as_bytes()))?;
         let status = opened.status()?;
         // A Btrfs subvolume is no mount and still another device, with inode numbers of its own.
         if status.st_dev != self.roots[root].device {
@@ -321,6 +332,11 @@ impl Store {
         Ok(slot.root())
     }
 
+    /// All of them.
+    pub(super) fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
     /// `learn` takes no index beyond the directories.
     pub(super) fn root(&self, index: usize) -> &Root {
         &self.roots[index]
@@ -388,13 +404,13 @@ impl Root {
 }
 
 /// One component, following nothing, leaving neither the directory nor its mount.
-fn open_name(directory: impl AsFd, name: &Name) -> rustix::io::Result<Opened> {
+pub(super) fn open_name(directory: impl AsFd, name: &[u8]) -> rustix::io::Result<Opened> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
-    let descriptor = rustix::fs::openat2(directory, name.as_bytes(), flags, Mode::empty(), resolve)?;
+    let descriptor = rustix::fs::openat2(directory, name, flags, Mode::empty(), resolve)?;
     Ok(Opened::new(descriptor, Access::Path))
 }
 

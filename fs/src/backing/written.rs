@@ -18,6 +18,8 @@ pub(super) struct Written {
 #[derive(Default)]
 struct Inner {
     pins: IdMap<Pin>,
+    /// Of inodes that have no number any more.
+    orphans: Vec<Pin>,
     /// Counts ended writes; a stamp is a value of it.
     ended: u64,
 }
@@ -67,7 +69,8 @@ impl Written {
     }
 
     pub(super) fn count(&self) -> usize {
-        lock(&self.inner).pins.len()
+        let inner = lock(&self.inner);
+        inner.pins.len() + inner.orphans.len()
     }
 
     pub(super) fn stamp(&self) -> Stamp {
@@ -89,14 +92,20 @@ impl Written {
     /// A checkpoint that began at `stamp` succeeded.
     #[must_use]
     pub(super) fn release_all(&self, stamp: Stamp) -> Vec<Arc<OwnedFd>> {
-        let mut out = Vec::new();
-        lock(&self.inner).pins.retain(|_, pin| {
-            if pin.covered(stamp) {
-                out.push(pin.descriptor.clone());
-            }
-            !pin.covered(stamp)
-        });
+        let inner = &mut *lock(&self.inner);
+        let covered = inner.pins.extract_if(|_, pin| pin.covered(stamp));
+        let mut out: Vec<_> = covered.map(|(_, pin)| pin.descriptor).collect();
+        let orphans = inner.orphans.extract_if(.., |pin| pin.covered(stamp));
+        out.extend(orphans.map(|pin| pin.descriptor));
         out
+    }
+
+    /// The numbers that do not `stay` mean nothing any more: their descriptors are found no longer, and still
+    /// wait for a checkpoint. No write of theirs may be under way.
+    pub(super) fn disown(&self, stay: impl Fn(InodeId) -> bool) {
+        let inner = &mut *lock(&self.inner);
+        let gone = inner.pins.extract_if(|inode, _| !stay(*inode));
+        inner.orphans.extend(gone.map(|(_, pin)| pin));
     }
 
     /// The inode has no name any more, or is forgotten: its write-back concerns nobody.
@@ -148,6 +157,20 @@ mod tests {
             written.release(inode, during).is_none(),
             "ended after the sync began"
         );
+        assert_eq!(written.release_all(written.stamp()).len(), 1);
+        assert_eq!(written.count(), 0);
+    }
+
+    #[test]
+    fn a_write_of_a_number_that_is_gone_waits_for_a_checkpoint_and_is_not_found() {
+        let written = Written::default();
+        let inode = InodeId(7);
+        let before = written.stamp();
+        drop(written.begin(inode, descriptor()));
+        written.disown(|_| false);
+        assert!(written.find(inode).is_none());
+        assert!(written.release_all(before).is_empty(), "not covered yet");
+        assert_eq!(written.count(), 1);
         assert_eq!(written.release_all(written.stamp()).len(), 1);
         assert_eq!(written.count(), 0);
     }

@@ -275,7 +275,7 @@ mod tests {
     impl Commands for Echo {
         async fn call(self: Arc<Self>, command: Command) -> Result<Reply, Refusal> {
             match command {
-                Command::Connect => Err(Refusal {
+                Command::Connect { .. } => Err(Refusal {
                     kind: RefusalKind::PeerUnreachable,
                     message: "nobody there".into(),
                 }),
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let mut client = Client::connect(&path).unwrap();
         assert_eq!(client.call(Command::Demote).unwrap(), Reply::Done);
-        let refusal = client.call(Command::Connect).unwrap_err();
+        let refusal = client.call(Command::Connect { overwrite: false }).unwrap_err();
         assert!(
             matches!(&refusal, ClientError::Refused(r) if r.kind == RefusalKind::PeerUnreachable),
             "{refusal}"

@@ -134,10 +134,15 @@ impl Endpoint {
         self.inner.local_addr()
     }
 
-    /// Opens a connection to the peer at `remote`, within [`HANDSHAKE_TIME_MAX`].
+    /// Opens a session's connection to the peer at `remote`, within [`HANDSHAKE_TIME_MAX`].
     ///
     /// Cancel safe: dropped, the attempt ends.
-    pub async fn connect(&self, remote: SocketAddr, purpose: Purpose) -> Result<Connection, LinkError> {
+    pub async fn connect(&self, remote: SocketAddr) -> Result<Connection, LinkError> {
+        self.connect_for(remote, Purpose::Session).await
+    }
+
+    /// As [`Endpoint::connect`], for a connection with another purpose.
+    pub async fn connect_for(&self, remote: SocketAddr, purpose: Purpose) -> Result<Connection, LinkError> {
         let (crypto, verdict) = self.identity.client()?;
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.as_client.clone());

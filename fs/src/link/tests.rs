@@ -136,7 +136,7 @@ async fn meet(
 ) -> (Result<Connection, LinkError>, Result<Connection, LinkError>) {
     let mut listener = server.listener();
     let (out, come) = soon("a connection", async {
-        tokio::join!(client.connect(address(server, Purpose::Session)), listener.next())
+        tokio::join!(client.connect(address(server)), listener.next())
     })
     .await;
     (out, come.unwrap())
@@ -344,7 +344,7 @@ async fn a_client_without_certificate_is_refused() {
     let server = pki.endpoint("b", "a", now());
     let client = raw_client(&pki, None);
     let mut listener = server.listener();
-    let connecting = client.connect(address(&server, Purpose::Session), "b").unwrap();
+    let connecting = client.connect(address(&server), "b").unwrap();
     let call = async {
         let ended = match connecting.await {
             Ok(connection) => connection.closed().await,
@@ -382,7 +382,7 @@ async fn a_server_without_certificate_is_not_taken() {
     let remote = server.local_addr().unwrap();
     let accept = async { server.accept().await.unwrap().await.map(drop) };
     let (out, come) = soon("the refusal", async {
-        tokio::join!(client.connect(remote, Purpose::Session), accept)
+        tokio::join!(client.connect(remote), accept)
     })
     .await;
     assert!(matches!(out, Err(LinkError::RefusedByPeer { .. })), "{out:?}");
@@ -400,7 +400,7 @@ async fn send_raw(
     let client = raw_client(&pki, Some(&files));
     let mut listener = server.listener();
     let call = async {
-        let connection = client.connect(address(&server, Purpose::Session), "b").unwrap().await.unwrap();
+        let connection = client.connect(address(&server), "b").unwrap().await.unwrap();
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
         send.write_all(&bytes).await.unwrap();
         let mut first = [0; 8];
@@ -464,7 +464,7 @@ async fn a_server_of_another_version_is_refused_naming_both() {
             }
             connection.closed().await;
         };
-        let connect = client.connect(address(&server, Purpose::Session));
+        let connect = client.connect(address(&server));
         let (out, ()) = soon("the refusal", async { tokio::join!(connect, serve) }).await;
         let expected = WireError::Version {
             ours: VERSION,
@@ -564,7 +564,7 @@ async fn a_peer_that_is_not_there_gives_an_error_in_time() {
     let out = soon(
         "the error",
         pki.endpoint("a", "b", now())
-            .connect(silent.local_addr(, Purpose::Session).unwrap()),
+            .connect(silent.local_addr().unwrap()),
     )
     .await;
     assert!(
@@ -581,9 +581,9 @@ async fn a_flood_of_strangers_is_reported_once_and_the_peer_is_taken() {
     let mut listener = server.listener();
     let call = async {
         for _ in 0..5 {
-            assert!(stranger.connect(address(&server, Purpose::Session)).await.is_err());
+            assert!(stranger.connect(address(&server)).await.is_err());
         }
-        a.connect(address(&server, Purpose::Session)).await.unwrap()
+        a.connect(address(&server)).await.unwrap()
     };
     let serve = async {
         let mut refused = 0;
@@ -611,9 +611,9 @@ async fn callers_who_stall_do_not_keep_the_peer_out() {
         let mut stalled = vec![];
         for _ in 0..quic::HANDSHAKES_UNPROVED_MAX {
             // Opens no stream, so that the handshake never ends.
-            stalled.push(stalling.connect(address(&b, Purpose::Session), "b").unwrap().await.unwrap());
+            stalled.push(stalling.connect(address(&b), "b").unwrap().await.unwrap());
         }
-        a.connect(address(&b, Purpose::Session)).await
+        a.connect(address(&b)).await
     };
     let (out, come) = soon("the peer", async { tokio::join!(call, listener.next()) }).await;
     assert_eq!(out.unwrap().remote, address(&b));

@@ -103,8 +103,23 @@ fn show_secondary(status: &mut Status, receiver: &Receiver) {
     status.last_sequence = view.last_received.map(|number| number.0);
     status.queue_depth = Some(view.queue_depth as u64);
     let (state, sub_state, connected, reason) = match view.phase {
-        secondary::Phase::Serving { linked: true } => (State::Second, SubState::Ready, true, None),
-        secondary::Phase::Serving { linked: false } => (
+        secondary::Phase::Serving {
+            linked,
+            copying: true,
+        } => (
+            State::Second,
+            SubState::Transient,
+            linked,
+            Some("it is being brought to the primary's state; until then it is mixed"),
+        ),
+        secondary::Phase::Serving {
+            linked: true,
+            copying: false,
+        } => (State::Second, SubState::Ready, true, None),
+        secondary::Phase::Serving {
+            linked: false,
+            copying: false,
+        } => (
             State::Second,
             SubState::Transient,
             false,
@@ -179,6 +194,18 @@ fn show_primary(status: &mut Status, replicator: &Replicator) {
             SubState::Transient,
             Some(format!("going on alone ({loss})")),
         ),
+        Phase::Copying(loss) => (
+            State::Alone,
+            SubState::Transient,
+            Some(format!(
+                "the secondary is being brought to this node's state; alone until then ({loss})"
+            )),
+        ),
+        Phase::Joining => (
+            State::Prim,
+            SubState::Transient,
+            Some("the secondary notes that its copy is complete".to_owned()),
+        ),
         Phase::Alone(loss) => (
             State::Alone,
             SubState::Ready,
@@ -194,5 +221,6 @@ fn show_primary(status: &mut Status, replicator: &Replicator) {
     status.state = state;
     status.sub_state = sub_state;
     status.reason = reason.or(status.reason.take());
+    status.copy = replicator.copy_status();
     status.latency = Some(replicator.latencies());
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::resync::target;
 use crate::wire::bulk::{Open, ToSource, ToTarget};
+use crate::wire::message::SessionId;
 
 impl Receiver {
     /// Serves a bulk connection whose first frame was `open`, until it ends or the copy is over.

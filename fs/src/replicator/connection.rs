@@ -382,7 +382,7 @@ impl Replicator {
         session: SessionId,
         start: &Start,
     ) -> Result<(Sender, Receiver, Welcome), Unmet> {
-        let connection = endpoint.connect(address, link::Purpose::Session).await.map_err(|error| match error {
+        let connection = endpoint.connect(address).await.map_err(|error| match error {
             LinkError::Refused { .. } | LinkError::RefusedByPeer { .. } | LinkError::Wire { .. } => {
                 Unmet::Refused(error.to_string())
             }

@@ -1,7 +1,7 @@
 //! Joining a secondary by a copy: the connections, one attempt after the other until the pair is in sync or somebody
 //! says otherwise, and what the copy asks of the primary.
 
-use super::connection::{Unmet, system};
+use super::connection::system;
 use super::*;
 use crate::link::Purpose;
 use crate::resync::lane::{CopyError, Lane};
@@ -10,7 +10,6 @@ use crate::resync::source::{Session, Source};
 use crate::session::coverage::{Brought, ClaimId, Rest, Scope};
 use crate::session::loss::LossKind;
 use crate::wire::bulk::{Open, ToSource, ToTarget};
-use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 
 /// Connections, and threads, of a copy.
@@ -204,7 +203,7 @@ impl Replicator {
     async fn lane(&self, endpoint: &Endpoint, session: SessionId) -> Result<Lane, CopyError> {
         let mut last = CopyError::Closed;
         for address in &self.config.peer.addresses {
-            let connection = match endpoint.connect(*address, Purpose::Bulk).await {
+            let connection = match endpoint.connect_for(*address, Purpose::Bulk).await {
                 Ok(connection) => connection,
                 Err(error) => {
                     last = error.into();

@@ -354,7 +354,9 @@ impl Primary {
         let shipped = route == Route::Ship;
         let lost_source = match &submitted.operation {
             Operation::CopyRange { target, .. } => {
-                local && self.is_linked() && self.names.is_bound(*target) && !self.names.is_local(*target)
+                // A target that the copy has not reached is no concern of the secondary's yet.
+                let shared = self.is_in_sync() || (self.is_copying() && self.names.is_bound(*target));
+                local && shared && !self.names.is_local(*target)
             }
             _ => false,
         };

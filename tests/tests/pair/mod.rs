@@ -114,6 +114,12 @@ impl Pair {
         shown(&report.unwrap())
     }
 
+    /// As [`Pair::differences_to_plain`], for what lies below a directory of both.
+    pub fn differences_to_plain_below(&self, host: &str, below: &str) -> Vec<String> {
+        let (copy, plain) = (self.backing(host).join(below), self.plain.join(below));
+        shown(&verify::compare(&copy, &plain, Options { mtime: false }).unwrap())
+    }
+
     /// Fails unless the mirror was in sync all the time and both copies are the same.
     pub fn assert_in_sync(&self) {
         let events = self.lab.events("a").unwrap();

@@ -1,10 +1,10 @@
 //! `skctl fs`: commands to the `skfs` process of one module, over its control socket.
 
-use super::status;
+use super::{progress, status};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use skfs::control::client::Client;
-use skfs::control::command::{Command as Order, Reply};
+use skfs::control::command::{Command as Order, CopyCommand, Reply};
 use skfs::control::event::Event;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -41,7 +41,21 @@ enum Command {
     /// Cover the directories and wait for the primary.
     BecomeSecondary,
     /// Primary: open a session with the secondary; returns when the pair is in sync.
-    Connect,
+    ///
+    /// A secondary whose copy is not known to be equal is brought to this node's state first, while the application
+    /// runs; its progress is shown on a terminal. What it has already is not sent again. Interrupted (^C), the copy
+    /// goes on; 'go-alone' ends it.
+    Connect {
+        /// Whatever the secondary holds may be overwritten: files that are not this module's, writes that only it
+        /// has.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Primary: what the copy that 'connect' began should do.
+    Copy {
+        #[command(subcommand)]
+        order: CopyOrder,
+    },
     /// Primary: answer the waiting writes without the peer, after noting durably that it lacks data.
     GoAlone,
     /// Leave the role: end the session or unmount, and cover the directories.
@@ -68,6 +82,41 @@ enum Command {
     },
 }
 
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum CopyOrder {
+    /// Bring nothing more over until 'resume'; what the secondary has already stays up to date.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Take at most this rate, now and in later copies.
+    Limit {
+        /// Bytes of files per second, as 50M; 'none' for no limit.
+        #[arg(value_parser = rate)]
+        rate: Rate,
+    },
+}
+
+/// Bytes per second, or no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rate(Option<u64>);
+
+fn rate(text: &str) -> Result<Rate, String> {
+    if text == "none" {
+        return Ok(Rate(None));
+    }
+    let (number, factor) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    match bytes {
+        Some(bytes) if bytes > 0 => Ok(Rate(Some(bytes))),
+        _ => Err("it is a number of bytes as 500000, 512K, 50M or 1G, or 'none'".into()),
+    }
+}
+
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut client = Client::connect(&arguments.socket)?;
     // Between two events any time may pass.
@@ -86,7 +135,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             force,
         },
         Command::BecomeSecondary => Order::BecomeSecondary,
-        Command::Connect => Order::Connect,
+        Command::Connect { overwrite } => return progress::connect(client, &arguments.socket, overwrite),
+        Command::Copy { order } => Order::Copy(match order {
+            CopyOrder::Pause => CopyCommand::Pause,
+            CopyOrder::Resume => CopyCommand::Resume,
+            CopyOrder::Limit { rate } => CopyCommand::Limit {
+                bytes_per_second: rate.0,
+            },
+        }),
         Command::GoAlone => Order::GoAlone,
         Command::Demote => Order::Demote,
         Command::Unlock => Order::Unlock,
@@ -141,4 +197,19 @@ fn print(out: &mut impl Write, event: &Event) -> anyhow::Result<()> {
         event.message
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_has_a_unit_or_none() {
+        assert_eq!(rate("50M"), Ok(Rate(Some(50 << 20))));
+        assert_eq!(rate("700"), Ok(Rate(Some(700))));
+        assert_eq!(rate("none"), Ok(Rate(None)));
+        for wrong in ["", "0", "M", "5T", "-1", "99999999999G"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
 }

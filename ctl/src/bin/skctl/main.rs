@@ -5,6 +5,7 @@
 
 mod cluster;
 mod fs;
+mod progress;
 mod status;
 
 use clap::{Parser, Subcommand};

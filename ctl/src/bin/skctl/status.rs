@@ -37,6 +37,12 @@ pub fn render(status: &Status) -> anyhow::Result<String> {
     if let Some(reason) = &status.reason {
         field("reason", reason);
     }
+    if let Some(copy) = &status.copy {
+        field("copying", &super::progress::line(copy));
+        if let Some(current) = &copy.current {
+            field("current", &current.display().to_string());
+        }
+    }
     if status.last_sequence.is_some() || status.queue_depth.is_some() {
         field("operations", &operations(status));
     }

@@ -184,6 +184,9 @@ impl Pair {
                         self.lookups.retain(|(_, _, id, _)| *id != inode);
                     }
                 }
+                Action::Granted { .. } | Action::CopyGoesOn | Action::NoteJoined | Action::CopyFailed(_) => {
+                    panic!("nothing is copied here");
+                }
                 Action::Invalidate { .. }
                 | Action::InSync
                 | Action::ConnectionLost
@@ -257,7 +260,11 @@ impl Pair {
                     assert!(self.numbers.insert(number.0), "{number} is handed out twice");
                     self.running_there.push((number, operation));
                 }
-                Action::NoteOpen | Action::NoteClean | Action::NoteOutdated { .. } => {
+                Action::NoteOpen
+                | Action::NoteInconsistent
+                | Action::NoteComplete { .. }
+                | Action::NoteClean
+                | Action::NoteOutdated { .. } => {
                     self.secondary(secondary::Event::Noted);
                 }
                 Action::Welcome {

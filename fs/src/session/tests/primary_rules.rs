@@ -6,6 +6,8 @@ use crate::config::OnPeerLoss;
 use crate::operation::{
     Applied, Attributes, Create, Errno, InodeId, NodeKind, Number, Operation, Outcome, Unlink, Victim,
 };
+use crate::session::coverage::{Brought, ClaimId, Scope};
+use crate::session::loss::{Loss, LossKind};
 use crate::session::primary::{self, Phase, Primary, Settings, Slot, Ticket};
 use crate::wire::message::{
     Answer, Generation, Identities, Rejection, Running, SessionId, ToPrimary, ToSecondary, Welcome,
@@ -644,6 +646,52 @@ fn events() -> Vec<(&'static str, primary::Event)> {
             },
         ),
         ("unnoted", Event::NoteFailed { reason: "x".into() }),
+        ("copy", Event::CopyBegun { session: SESSION }),
+        (
+            "list",
+            Event::ListingBegun {
+                directory: InodeId(1),
+            },
+        ),
+        (
+            "listed",
+            Event::ListingEnded {
+                directory: InodeId(1),
+            },
+        ),
+        (
+            "claim",
+            Event::Claim {
+                claim: ClaimId(9),
+                scope: Scope {
+                    inodes: vec![InodeId(1)],
+                    ..Scope::default()
+                },
+            },
+        ),
+        (
+            "release",
+            Event::Release {
+                claim: ClaimId(9),
+                brought: Brought::default(),
+            },
+        ),
+        ("copied", Event::CopyDone),
+        (
+            "broken",
+            Event::CopyBroken(Loss {
+                kind: LossKind::Failed,
+                detail: "x".into(),
+            }),
+        ),
+        (
+            "joined",
+            Event::JoinNoted {
+                generation: GENERATION,
+            },
+        ),
+        ("unjoined", Event::JoinNoteFailed { reason: "x".into() }),
+        ("completed", Event::Received(ToPrimary::Completed)),
         ("end", Event::End),
     ]
 }
@@ -657,6 +705,8 @@ fn word(phase: &Phase) -> &'static str {
         Phase::Parting(_) => "part",
         Phase::Alone(_) => "alone",
         Phase::Failed { .. } => "fail",
+        Phase::Copying(_) => "copy",
+        Phase::Joining => "join",
         Phase::Ended => "ended",
     }
 }
@@ -688,6 +738,45 @@ fn phases() -> Vec<Here> {
         .event(Event::NoteFailed { reason: "x".into() });
     let mut ended = Here::new(OnPeerLoss::Ask);
     ended.event(Event::End);
+    let copying = || {
+        let mut here = Here::new(OnPeerLoss::Ask);
+        here.event(Event::GoAlone).event(Event::Noted {
+            generation: GENERATION,
+        });
+        here.event(Event::CopyBegun { session: SESSION });
+        here
+    };
+    let noting = || {
+        let mut here = copying();
+        here.event(Event::ListingBegun {
+            directory: InodeId(1),
+        });
+        here.event(Event::ListingEnded {
+            directory: InodeId(1),
+        });
+        let scope = Scope {
+            inodes: vec![InodeId(1)],
+            ..Scope::default()
+        };
+        here.event(Event::Claim {
+            claim: ClaimId(1),
+            scope,
+        });
+        let brought = Brought {
+            finished: vec![InodeId(1)],
+            ..Brought::default()
+        };
+        here.event(Event::Release {
+            claim: ClaimId(1),
+            brought,
+        });
+        here.event(Event::CopyDone);
+        here
+    };
+    let mut telling = noting();
+    telling.event(Event::JoinNoted {
+        generation: GENERATION,
+    });
     vec![
         Here::new(OnPeerLoss::Ask),
         Here::in_sync(OnPeerLoss::Ask),
@@ -698,39 +787,54 @@ fn phases() -> Vec<Here> {
         alone,
         failed,
         ended,
+        copying(),
+        noting(),
+        telling,
     ]
 }
 
 #[test]
 fn every_state_of_a_primary_takes_every_event() {
-    // Columns: no session, in sync, disconnected, lost for now, lost for good, parting, alone, failed, ended.
+    // Columns: no session, in sync, disconnected, lost for now, lost for good, parting, alone, failed, ended,
+    // copying, the end of a copy being noted, being told.
     let table = [
-        ("submit", "none sync disc decide decide part alone fail ended"),
-        ("connected", "sync sync sync sync decide part alone fail ended"),
+        ("submit", "none sync disc decide decide part alone fail ended copy join join"),
+        ("connected", "sync sync sync sync decide part alone fail ended copy join join"),
         (
             "rejected",
-            "none decide decide decide decide part alone fail ended",
+            "none decide decide decide decide part alone fail ended copy decide decide",
         ),
-        ("leaving", "none decide disc decide decide part alone fail ended"),
-        ("welcome", "none decide disc decide decide part alone fail ended"),
-        ("ended", "none sync disc decide decide part alone fail ended"),
-        ("parted", "none decide disc decide decide part alone fail ended"),
-        ("lost", "none disc disc decide decide part alone fail ended"),
-        ("done", "none sync disc decide decide part alone fail ended"),
-        ("checked", "none sync disc decide decide part alone fail ended"),
-        ("read", "none sync disc decide decide part alone fail ended"),
-        ("tick", "none sync disc decide decide part alone fail ended"),
-        ("alone", "part sync part part part part alone fail ended"),
-        ("noted", "none sync disc decide decide alone alone fail ended"),
-        ("unnoted", "none sync disc decide decide fail alone fail ended"),
-        ("end", "ended sync disc decide decide part alone fail ended"),
+        ("leaving", "none decide disc decide decide part alone fail ended alone decide decide"),
+        ("welcome", "none decide disc decide decide part alone fail ended alone decide decide"),
+        ("ended", "none sync disc decide decide part alone fail ended copy join join"),
+        ("parted", "none decide disc decide decide part alone fail ended alone decide decide"),
+        ("lost", "none disc disc decide decide part alone fail ended alone disc disc"),
+        ("done", "none sync disc decide decide part alone fail ended copy join join"),
+        ("checked", "none sync disc decide decide part alone fail ended copy join join"),
+        ("read", "none sync disc decide decide part alone fail ended copy join join"),
+        ("tick", "none sync disc decide decide part alone fail ended copy join join"),
+        ("alone", "part sync part part part part alone fail ended alone join join"),
+        ("noted", "none sync disc decide decide alone alone fail ended copy join join"),
+        ("unnoted", "none sync disc decide decide fail alone fail ended copy join join"),
+        ("copy", "none sync disc decide decide part copy fail ended copy join join"),
+        ("list", "none sync disc decide decide part alone fail ended copy join join"),
+        ("listed", "none sync disc decide decide part alone fail ended copy join join"),
+        ("claim", "none sync disc decide decide part alone fail ended copy join join"),
+        ("release", "none sync disc decide decide part alone fail ended copy join join"),
+        ("copied", "none sync disc decide decide part alone fail ended copy join join"),
+        ("broken", "none sync disc decide decide part alone fail ended alone join join"),
+        ("joined", "none sync disc decide decide part alone fail ended copy join join"),
+        ("unjoined", "none sync disc decide decide part alone fail ended copy decide join"),
+        ("completed", "none sync disc decide decide part alone fail ended copy join sync"),
+        ("end", "ended sync disc decide decide part alone fail ended alone join join"),
     ];
     for ((name, event), (row, expected)) in events().into_iter().zip(table) {
         assert_eq!(name, row);
         for (mut here, expected) in phases().into_iter().zip(expected.split(' ')) {
             let before = here.primary.phase();
             here.event(event.clone());
-            assert_eq!(word(&here.primary.phase()), expected, "{name} in {before:?}");
+            let after = here.primary.phase();
+            assert_eq!(word(&after), expected, "{name} in {before:?}");
         }
     }
 }

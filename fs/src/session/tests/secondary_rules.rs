@@ -182,7 +182,10 @@ fn at_the_bound_the_connection_is_closed_and_the_session_stays() {
     assert!(matches!(there.actions[..], [secondary::Action::Close { .. }]));
     assert_eq!(
         there.secondary.phase(),
-        secondary::Phase::Serving { linked: false }
+        secondary::Phase::Serving {
+            linked: false,
+            copying: false
+        }
     );
     there.resume(0);
     assert!(matches!(there.actions[..], [secondary::Action::Welcome { .. }]));
@@ -322,6 +325,33 @@ fn every_state_of_a_secondary_takes_every_event() {
             ended,
         ]
     };
+    let copy = Start::Copy {
+        generation: GENERATION,
+        base: None,
+        overwrite: false,
+    };
+    let copying = || {
+        let mut there = There::idle();
+        there.event(Event::Hello {
+            session: SESSION,
+            start: copy.clone(),
+        });
+        there.event(Event::Noted);
+        there
+    };
+    let complete = ToSecondary::Complete {
+        generation: GENERATION,
+    };
+    let completing = || {
+        let mut there = copying();
+        there.event(Event::Received(complete.clone()));
+        there
+    };
+    let states = || {
+        let mut all = states();
+        all.extend([copying(), completing()]);
+        all
+    };
     let hello = |session, start| Event::Hello { session, start };
     let other = SessionId([8; 16]);
     let fresh = Start::Fresh {
@@ -337,47 +367,74 @@ fn every_state_of_a_secondary_takes_every_event() {
         nonce: 1,
         confirmed: Number(0),
     };
-    // Columns: idle, opening, serving, serving without a connection, draining, closing, ended.
+    // Columns: idle, opening, serving, serving without a connection, draining, closing, ended, copying, completing.
     let table = [
-        (hello(other, fresh), "open open open open drain close open"),
+        (
+            hello(other, fresh),
+            "open open open open drain close open open drain",
+        ),
+        (
+            hello(other, copy.clone()),
+            "open open open open drain close open open drain",
+        ),
+        (
+            Event::Received(complete.clone()),
+            "idle open serve unlinked drain close ended copy copy",
+        ),
+        (
+            Event::CopyWorkDone,
+            "idle open serve unlinked idle close ended copy copy",
+        ),
         (
             hello(SESSION, resume.clone()),
-            "idle open serve serve drain close ended",
+            "idle open serve serve drain close ended copy copy",
         ),
-        (hello(other, resume), "idle open serve unlinked drain close ended"),
+        (
+            hello(other, resume),
+            "idle open serve unlinked drain close ended copy copy",
+        ),
         (
             Event::Received(ping),
-            "idle open serve unlinked drain close ended",
+            "idle open serve unlinked drain close ended copy copy",
         ),
         (
             Event::Received(ToSecondary::Forget(vec![InodeId(5)])),
-            "idle open serve unlinked drain close ended",
+            "idle open serve unlinked drain close ended copy copy",
         ),
         (
             Event::Received(ToSecondary::End),
-            "idle open close unlinked drain close ended",
+            "idle open close unlinked drain close ended idle drain",
         ),
         (
             Event::Received(part),
-            "idle open drain unlinked drain close ended",
+            "idle open drain unlinked drain close ended drain drain",
         ),
-        (Event::LinkLost, "idle open unlinked unlinked drain close ended"),
+        (
+            Event::LinkLost,
+            "idle open unlinked unlinked drain close ended copy copy",
+        ),
         (
             Event::Done {
                 number: Number(1),
                 outcome: applied(0),
             },
-            "idle open serve unlinked idle close ended",
+            "idle open serve unlinked idle close ended copy copy",
         ),
-        (Event::Flush, "idle open serve unlinked drain close ended"),
-        (Event::Noted, "idle serve serve unlinked drain ended ended"),
+        (
+            Event::Flush,
+            "idle open serve unlinked drain close ended copy copy",
+        ),
+        (
+            Event::Noted,
+            "idle serve serve unlinked drain ended ended copy serve",
+        ),
         (
             Event::NoteFailed { reason: "x".into() },
-            "idle idle serve unlinked drain idle ended",
+            "idle idle serve unlinked drain idle ended copy idle",
         ),
         (
             Event::Leave { reason: "x".into() },
-            "idle idle idle idle drain idle idle",
+            "idle idle idle idle drain idle idle idle drain",
         ),
     ];
     for (event, expected) in table {
@@ -387,8 +444,9 @@ fn every_state_of_a_secondary_takes_every_event() {
             let after = match there.secondary.phase() {
                 Phase::Idle => "idle",
                 Phase::Opening => "open",
-                Phase::Serving { linked: true } => "serve",
-                Phase::Serving { linked: false } => "unlinked",
+                Phase::Serving { copying: true, .. } => "copy",
+                Phase::Serving { linked: true, .. } => "serve",
+                Phase::Serving { linked: false, .. } => "unlinked",
                 Phase::Draining => "drain",
                 Phase::Closing => "close",
                 Phase::Ended => "ended",

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use lab::process::ProcessId;
 use lab::relay::fault::parse_loss;
 use lab::status::Wanted;
+use skfs::control::command::CopyCommand;
 use skfs::config::{Durability, OnPeerLoss, SyncMode};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,6 +26,34 @@ pub struct Arguments {
     pub timeout: Option<Duration>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum CopyOrder {
+    /// Bring nothing more over until `resume`.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Take at most so many bytes of files per second.
+    Limit {
+        /// As 50M.
+        #[arg(value_parser = values::size)]
+        rate: u64,
+    },
+    /// Take as many as there can be.
+    Unlimit,
+}
+
+impl From<CopyOrder> for CopyCommand {
+    fn from(order: CopyOrder) -> Self {
+        let limit = |bytes_per_second| CopyCommand::Limit { bytes_per_second };
+        match order {
+            CopyOrder::Pause => CopyCommand::Pause,
+            CopyOrder::Resume => CopyCommand::Resume,
+            CopyOrder::Limit { rate } => limit(Some(rate)),
+            CopyOrder::Unlimit => limit(None),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -176,10 +205,25 @@ pub enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
-    /// Let a primary open a session with its secondary.
+    /// Let a primary open a session with its secondary, which is brought to the primary's state first if need be;
+    /// returns when both copies are in sync.
     Connect {
         /// The host of the primary.
         host: String,
+        /// Only this mirror.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Whatever the secondary holds may be overwritten.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Tell a primary how its copy should go on.
+    Copy {
+        /// The host of the primary.
+        host: String,
+        /// Pause, resume, or take at most a rate.
+        #[command(subcommand)]
+        order: CopyOrder,
         /// Only this mirror.
         #[arg(long)]
         dir: Option<PathBuf>,

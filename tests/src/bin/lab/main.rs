@@ -117,7 +117,12 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
         }
         Command::Promote { host, dir, force } => open()?.promote(&host, dir.as_deref(), force)?,
         Command::Demote { host, dir } => open()?.command_all(&host, dir.as_deref(), &Tell::Demote)?,
-        Command::Connect { host, dir } => open()?.command_all(&host, dir.as_deref(), &Tell::Connect)?,
+        Command::Connect { host, dir, overwrite } => {
+            open()?.command_all(&host, dir.as_deref(), &Tell::Connect { overwrite })?;
+        }
+        Command::Copy { host, order, dir } => {
+            open()?.command_all(&host, dir.as_deref(), &Tell::Copy(order.into()))?;
+        }
         Command::Alone { host, dir } => open()?.command_all(&host, dir.as_deref(), &Tell::GoAlone)?,
         Command::Wait { host, state, dir } => open()?.wait_state(&host, dir.as_deref(), state)?,
         Command::Events {

@@ -1,0 +1,217 @@
+//! A file's data by blocks, as a copy compares, reads and writes it; its holes stay holes.
+
+use super::error::CopyFailure;
+use super::open::{Access, Opened};
+use super::store::Store;
+use crate::operation::{Errno as OurErrno, InodeId};
+use crate::wire::bulk::{BLOCK_BYTES, Block, Sum};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom};
+use rustix::io::{Errno, Result};
+use std::num::NonZeroU64;
+
+/// Part of a file that is either data or hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How long it is, at least 1.
+    pub length: u64,
+    /// Data, as opposed to a hole.
+    pub is_data: bool,
+}
+
+impl Segment {
+    /// The first byte behind it.
+    pub fn end(&self) -> u64 {
+        self.offset + self.length
+    }
+}
+
+impl Store {
+    /// Which of these blocks are here: the same bytes, all of them, and no hole among them. Blocks of one file
+    /// that follow one another are best given one after the other.
+    ///
+    /// # Errors
+    /// What the kernel says, of which file.
+    pub fn compare(&self, blocks: &[Block]) -> std::result::Result<Vec<bool>, CopyFailure> {
+        let mut equal = Vec::with_capacity(blocks.len());
+        let mut buffer = vec![0; BLOCK_BYTES as usize];
+        for run in blocks.chunk_by(follows) {
+            let Some(first) = run.first() else { continue };
+            let compared = self.compare_run(first.inode, run, &mut buffer);
+            equal.extend(compared.map_err(|errno| {
+                let attempt = format!("compare {} from byte {}", first.inode, first.offset);
+                CopyFailure::new(attempt, errno)
+            })?);
+        }
+        Ok(equal)
+    }
+
+    fn compare_run(
+        &self,
+        inode: InodeId,
+        run: &[Block],
+        buffer: &mut [u8],
+    ) -> std::result::Result<Vec<bool>, OurErrno> {
+        let file = self.open(inode, Access::Read)?;
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            return Ok(Vec::new());
+        };
+        let (start, length) = (first.offset, end(last) - first.offset);
+        let segments = segments(&file, start, length)?;
+        let mut ahead = segments.iter().filter(|segment| segment.is_data).peekable();
+        let mut equal = Vec::with_capacity(run.len());
+        for block in run {
+            while ahead.next_if(|segment| segment.end() <= block.offset).is_some() {}
+            let is_data = ahead
+                .peek()
+                .is_some_and(|segment| segment.offset <= block.offset && end(block) <= segment.end());
+            equal.push(is_data && has(&file, block, buffer)?);
+        }
+        Ok(equal)
+    }
+
+    /// Writes all of `data` at `offset`. The `mtime` becomes the present.
+    ///
+    /// # Errors
+    /// What the kernel says; some of it may be written then.
+    pub fn write_block(&self, inode: InodeId, offset: u64, data: &[u8]) -> std::result::Result<(), OurErrno> {
+        let writer = self.writer(inode)?;
+        let mut done = 0;
+        while done < data.len() {
+            match rustix::io::pwrite(&writer.descriptor, &data[done..], offset + done as u64) {
+                // A regular file that takes nothing and names no reason is broken.
+                Ok(0) => return Err(Errno::IO.into()),
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a range a hole as far as there is data in it; the size stays. A hole consists of whole blocks of the
+    /// file system: the parts of blocks at both ends become zeroes. So a hole that ends with the file on the
+    /// source is to be given to the end of that block.
+    pub fn make_hole(&self, inode: InodeId, offset: u64, length: u64) -> std::result::Result<(), OurErrno> {
+        let file = self.open(inode, Access::Read)?;
+        let end = offset.saturating_add(length);
+        let Some(start) = next_data(&file, offset)?.filter(|start| *start < end) else {
+            return Ok(());
+        };
+        let writer = self.writer(inode)?;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        loop {
+            match rustix::fs::fallocate(&writer.descriptor, flags, start, end - start) {
+                Err(Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// The data and the holes of a range as far as the file reaches, in order and without gaps.
+    ///
+    /// What was allocated and never written is a hole, but data as long as the kernel has read it into its cache.
+    /// Where data turns out to be nothing but zeroes, [`Store::drop_clean_pages`] and a second look tell.
+    pub fn data_segments(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+    ) -> std::result::Result<Vec<Segment>, OurErrno> {
+        let file = self.open(inode, Access::Read)?;
+        Ok(segments(&file, offset, length)?)
+    }
+
+    /// Takes what need not be written back of a range out of the kernel's cache.
+    pub fn drop_clean_pages(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+    ) -> std::result::Result<(), OurErrno> {
+        let file = self.open(inode, Access::Read)?;
+        Ok(drop_clean_pages(&file, offset, length)?)
+    }
+}
+
+fn follows(one: &Block, next: &Block) -> bool {
+    one.inode == next.inode && end(one) == next.offset
+}
+
+fn end(block: &Block) -> u64 {
+    block.offset + u64::from(block.length)
+}
+
+/// Whether the file has this block, which is data here.
+fn has(file: &Opened, block: &Block, buffer: &mut [u8]) -> Result<bool> {
+    let Some(buffer) = buffer.get_mut(..block.length as usize) else {
+        return Err(Errno::INVAL);
+    };
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match rustix::io::pread(file.fd(), &mut buffer[filled..], block.offset + filled as u64) {
+            Ok(0) => return Ok(false),
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    if Sum::of(buffer) != block.sum {
+        return Ok(false);
+    }
+    if buffer.iter().any(|byte| *byte != 0) {
+        return Ok(true);
+    }
+    // Perhaps never written, see `Store::data_segments`.
+    let length = u64::from(block.length);
+    drop_clean_pages(file, block.offset, length)?;
+    let segments = segments(file, block.offset, length)?;
+    Ok(segments.iter().all(|segment| segment.is_data))
+}
+
+/// A hole begins at the end of the file at the latest: what the kernel calls one there is none here.
+fn segments(file: &Opened, offset: u64, length: u64) -> Result<Vec<Segment>> {
+    let size = file.status()?.st_size.cast_unsigned();
+    let end = offset.saturating_add(length).min(size);
+    let mut segments = Vec::new();
+    let mut push = |from: u64, to: u64, is_data| {
+        if from < to {
+            segments.push(Segment {
+                offset: from,
+                length: to - from,
+                is_data,
+            });
+        }
+    };
+    let mut here = offset;
+    while here < end {
+        let data = next_data(file, here)?.unwrap_or(end).min(end);
+        push(here, data, false);
+        if data == end {
+            break;
+        }
+        let hole = match rustix::fs::seek(file.fd(), SeekFrom::Hole(data)) {
+            Ok(hole) => hole.min(end),
+            // Cut short meanwhile.
+            Err(Errno::NXIO) => break,
+            Err(errno) => return Err(errno),
+        };
+        push(data, hole, true);
+        here = hole;
+    }
+    Ok(segments)
+}
+
+/// `None` when nothing but a hole follows, or the end.
+fn next_data(file: &Opened, offset: u64) -> Result<Option<u64>> {
+    match rustix::fs::seek(file.fd(), SeekFrom::Data(offset)) {
+        Ok(data) => Ok(Some(data)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn drop_clean_pages(file: &Opened, offset: u64, length: u64) -> Result<()> {
+    rustix::fs::fadvise(file.fd(), offset, NonZeroU64::new(length), Advice::DontNeed)
+}
