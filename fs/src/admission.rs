@@ -61,6 +61,9 @@ fn compare_abilities(own: &Offer, peer: &Offer) -> Result<(), Rejection> {
             have.name_bytes_max, need.name_bytes_max
         ));
     }
+    if !have.tried || !need.tried {
+        return Ok(());
+    }
     if have.xattr_bytes_max < need.xattr_bytes_max {
         return unfit(format!(
             "attributes of {} bytes at most, not {}",
@@ -152,6 +155,7 @@ mod tests {
             acl: true,
             handles: true,
             time_step_ns: 1,
+            tried: true,
         };
         Offer {
             dir: "/srv/db".into(),

@@ -536,10 +536,9 @@ impl Shared {
                 self.note("note that the copy is complete", move |shared| {
                     shared.store.remove_displaced()?;
                     shared.keeper.update(|record| record.join(generation))?;
-                    shared.reporter.report(
-                        What::InSync,
-                        "the copy is complete; this node's copy is in sync",
-                    );
+                    shared
+                        .reporter
+                        .report(What::InSync, "the copy is complete; this node's copy is in sync");
                     Ok(())
                 });
             }

@@ -71,7 +71,9 @@ fn a_mount_that_is_taken_away_by_hand_leaves_the_directory_read_only_and_is_repo
     // The session is whole: it ends cleanly, and the pair begins again as if nothing had happened.
     pair.lab.command("a", &pair.dir, Command::Demote).unwrap();
     pair.lab.promote("a", None, false).unwrap();
-    pair.lab.command("a", &pair.dir, Command::Connect { overwrite: false }).unwrap();
+    pair.lab
+        .command("a", &pair.dir, Command::Connect { overwrite: false })
+        .unwrap();
     assert_eq!(
         pair.run("a", "cat file; echo seen > other; cat other"),
         "kept\nseen"
@@ -147,6 +149,8 @@ fn a_directory_that_has_another_owner_and_mode_on_the_secondary_takes_those_of_t
     std::os::unix::fs::chown(&backing, Some(12), Some(34)).unwrap();
     assert_ne!(tops()[0], tops()[1]);
     pair.lab.promote("a", None, false).unwrap();
-    pair.lab.command("a", &pair.dir, Command::Connect { overwrite: false }).unwrap();
+    pair.lab
+        .command("a", &pair.dir, Command::Connect { overwrite: false })
+        .unwrap();
     assert_eq!(tops()[0], tops()[1]);
 }

@@ -84,7 +84,11 @@ fn what_was_written_alone_comes_over_with_every_kind_of_node() {
     pair.lab.host("a").kill().unwrap();
     pair.lab.promote("b", None, false).unwrap();
     assert_eq!(
-        pair.run_in("b", &pair.dir, "cat renamed/second; getfattr -n user.color third --only-values"),
+        pair.run_in(
+            "b",
+            &pair.dir,
+            "cat renamed/second; getfattr -n user.color third --only-values"
+        ),
         "before\nafter\nmore\nblue"
     );
 }
@@ -135,7 +139,10 @@ fn what_only_the_secondary_has_goes_away() {
                   mkdir -p many/levels/of/extra; touch many/levels/of/extra/file; truncate -s 9M three";
     let backing = pair.backing("b");
     let script = format!("set -e; cd {}; rm two; {script}", backing.display());
-    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
     rejoin(&pair);
     let hidden = backing.join(".sidekick/displaced");
@@ -145,10 +152,7 @@ fn what_only_the_secondary_has_goes_away() {
 /// Random operations, a copy of `RATE` beside them.
 fn works_during_a_copy(sync: SyncMode) {
     for seed in seeds() {
-        let pair = Pair::up(&MirrorOptions {
-            sync,
-            ..fast()
-        });
+        let pair = Pair::up(&MirrorOptions { sync, ..fast() });
         pair.run(EVERYTHING);
         pair.lose_secondary();
         let child = work(&pair, seed, 6_000);
@@ -185,9 +189,20 @@ fn work(pair: &Pair, seed: u64, steps: u64) -> Child {
     let program = programs::find("differential").unwrap();
     let mut command = pair.lab.host("a").command(program).unwrap();
     command.arg("disjoint").args([&here, &plain]);
-    command.args(["--seed", &seed.to_string(), "--threads", "4", "--steps", &steps.to_string()]);
+    command.args([
+        "--seed",
+        &seed.to_string(),
+        "--threads",
+        "4",
+        "--steps",
+        &steps.to_string(),
+    ]);
     println!("seed {seed}");
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 #[test]
@@ -228,13 +243,19 @@ fn a_mixed_secondary_does_not_become_primary_and_a_killed_one_begins_anew() {
         let first = scope.spawn(|| pair.lab.start("b"));
         wait_for_sent(&pair, 4 << 20);
         let (a, b) = (status(&pair, "a"), status(&pair, "b"));
-        assert_eq!((a.state, b.standing), (Some(State::Alone), Some(Standing::Inconsistent)));
+        assert_eq!(
+            (a.state, b.standing),
+            (Some(State::Alone), Some(Standing::Inconsistent))
+        );
         assert_eq!((a.in_sync, b.in_sync), (Some(false), Some(false)));
         let refusal = pair.lab.promote("b", None, false).unwrap_err().to_string();
         assert!(refusal.contains("mixed"), "{refusal}");
         for round in 0..3_u64 {
             // Programs of the application go on.
-            pair.run(&format!("echo {round} >> log; mv load/{0} load/moved{0}; sync log", round + 1));
+            pair.run(&format!(
+                "echo {round} >> log; mv load/{0} load/moved{0}; sync log",
+                round + 1
+            ));
             pair.lab.host("b").kill().unwrap();
             pair.lab
                 .wait_for(LIMIT, "the primary has noticed", |status| {
@@ -247,7 +268,9 @@ fn a_mixed_secondary_does_not_become_primary_and_a_killed_one_begins_anew() {
         }
         drop(first.join());
     });
-    pair.lab.command("a", &pair.dir, Command::Connect { overwrite: false }).unwrap();
+    pair.lab
+        .command("a", &pair.dir, Command::Connect { overwrite: false })
+        .unwrap();
     assert_joined(&pair);
 }
 
@@ -264,7 +287,9 @@ fn a_killed_primary_goes_on_with_its_copy_when_it_is_back() {
     assert!(pair.lab.promote("b", None, false).is_err(), "its copy is mixed");
     pair.lab.start("a").unwrap();
     pair.lab.promote("a", None, false).unwrap();
-    pair.lab.command("a", &pair.dir, Command::Connect { overwrite: false }).unwrap();
+    pair.lab
+        .command("a", &pair.dir, Command::Connect { overwrite: false })
+        .unwrap();
     assert_joined(&pair);
 }
 
@@ -309,8 +334,13 @@ fn files_that_nobody_knows_are_overwritten_only_when_told() {
         notes.len() == 1 && notes[0].contains("precious") || notes[0].contains("no mark"),
         "{notes:?}"
     );
-    assert_eq!(fs::read_to_string(backing.join("precious")).unwrap(), "of somebody else");
-    pair.lab.command("a", &pair.dir, Command::Connect { overwrite: true }).unwrap();
+    assert_eq!(
+        fs::read_to_string(backing.join("precious")).unwrap(),
+        "of somebody else"
+    );
+    pair.lab
+        .command("a", &pair.dir, Command::Connect { overwrite: true })
+        .unwrap();
     assert_joined(&pair);
     assert!(!backing.join("precious").exists());
 }
@@ -328,15 +358,22 @@ fn a_secondary_with_writes_of_its_own_is_not_overwritten_unasked() {
     pair.lab.promote("b", None, true).unwrap();
     pair.run_in("b", &pair.dir, "echo of-b > file");
     pair.lab.command("b", &pair.dir, Command::Demote).unwrap();
-    pair.lab.command("b", &pair.dir, Command::BecomeSecondary).unwrap();
+    pair.lab
+        .command("b", &pair.dir, Command::BecomeSecondary)
+        .unwrap();
     pair.lab.heal().unwrap();
     let refusal = pair
         .lab
         .command("a", &pair.dir, Command::Connect { overwrite: false })
         .unwrap_err()
         .to_string();
-    assert!(refusal.contains("of its own") && refusal.contains("--overwrite"), "{refusal}");
-    pair.lab.command("a", &pair.dir, Command::Connect { overwrite: true }).unwrap();
+    assert!(
+        refusal.contains("of its own") && refusal.contains("--overwrite"),
+        "{refusal}"
+    );
+    pair.lab
+        .command("a", &pair.dir, Command::Connect { overwrite: true })
+        .unwrap();
     assert_joined(&pair);
     assert_eq!(pair.run("cat file"), "of-a");
 }
@@ -365,6 +402,8 @@ fn a_full_secondary_interrupts_the_copy_and_says_so() {
         pair.run("echo goes on > small; rm too-much; sync small");
         drop(start.join());
     });
-    pair.lab.command("a", &pair.dir, Command::Connect { overwrite: false }).unwrap();
+    pair.lab
+        .command("a", &pair.dir, Command::Connect { overwrite: false })
+        .unwrap();
     assert_joined(&pair);
 }

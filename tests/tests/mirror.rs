@@ -154,7 +154,11 @@ fn a_frozen_secondary_is_left_behind_and_not_joined_again_without_a_copy() {
     pair.lab.host("b").thaw().unwrap();
     let error = pair
         .lab
-        .command("a", &pair.dir, skfs::control::command::Command::Connect { overwrite: false })
+        .command(
+            "a",
+            &pair.dir,
+            skfs::control::command::Command::Connect { overwrite: false },
+        )
         .unwrap_err();
     let lab::Error::Skfs { source, .. } = &error else {
         panic!("{error}");

@@ -7,9 +7,11 @@ use super::store::{Root, Store};
 use super::walk::RESERVED;
 use crate::operation::{Timestamp, XATTR_BYTES_MAX};
 use crate::wire::message::{Abilities, Top};
-use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, XattrFlags};
 use rustix::io::{Errno, Result};
 
+/// Without room for this an attribute is refused for want of it, which looks the same as too long a one.
+const ROOM_TO_TRY: u64 = 128 << 10;
 const SCRATCH: &[u8] = b"abilities";
 const PROBE: &[u8] = b"user.sidekick.probe";
 /// An ACL with one named user, which no mode can say (linux/posix_acl_xattr.h).
@@ -64,6 +66,21 @@ impl Store {
 }
 
 fn try_all(root: &Root) -> Result<Abilities> {
+    match try_in_scratch_file(root) {
+        // Not even the file, or its room.
+        Err(Errno::NOSPC | Errno::DQUOT) => Ok(Abilities {
+            name_bytes_max: rustix::fs::fstatvfs(root.node().fd())?.f_namemax as u32,
+            xattr_bytes_max: 0,
+            acl: false,
+            handles: true,
+            time_step_ns: 1,
+            tried: false,
+        }),
+        result => result,
+    }
+}
+
+fn try_in_scratch_file(root: &Root) -> Result<Abilities> {
     let reserved = reserved_directory(root)?;
     // A predecessor that was killed may have left it.
     match rustix::fs::unlinkat(reserved.fd(), SCRATCH, AtFlags::empty()) {
@@ -78,6 +95,12 @@ fn try_all(root: &Root) -> Result<Abilities> {
 }
 
 fn try_scratch(scratch: &Opened) -> Result<Abilities> {
+    match rustix::fs::fallocate(scratch.fd(), FallocateFlags::empty(), 0, ROOM_TO_TRY) {
+        // Where nothing can be reserved nobody knows before; trying tells.
+        Ok(()) | Err(Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno),
+    }
+    rustix::fs::ftruncate(scratch.fd(), 0)?;
     Ok(Abilities {
         name_bytes_max: rustix::fs::fstatvfs(scratch.fd())?.f_namemax as u32,
         xattr_bytes_max: xattr_bytes_max(scratch)?,
@@ -85,6 +108,7 @@ fn try_scratch(scratch: &Opened) -> Result<Abilities> {
         // Store::new refuses a directory without them.
         handles: true,
         time_step_ns: time_step_ns(scratch)?,
+        tried: true,
     })
 }
 

@@ -40,7 +40,10 @@ impl Module {
         };
         let was_in_sync = match role {
             Role::Secondary(receiver) => {
-                if !matches!(receiver.view().phase, secondary::Phase::Serving { copying: false, .. }) {
+                if !matches!(
+                    receiver.view().phase,
+                    secondary::Phase::Serving { copying: false, .. }
+                ) {
                     barred()?;
                 }
                 let had_session = receiver.leave("it was told to become primary").await;
@@ -128,6 +131,12 @@ impl Module {
         let store = self
             .store()
             .map_err(|error| system("open the directories", format!("{error:#}")))?;
+        // What is written from now on belongs to this module: as a secondary this node may be overwritten later.
+        for index in 0..store.directories() {
+            store
+                .set_marker(index, &self.config.module)
+                .map_err(|error| system("mark the directories", error))?;
+        }
         let replicator = Replicator::new(Setup {
             config: self.config.clone(),
             store: store.clone(),

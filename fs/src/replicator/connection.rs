@@ -429,7 +429,8 @@ impl Replicator {
 fn went_alone() -> Refusal {
     Refusal {
         kind: RefusalKind::WrongRole,
-        message: "this node went on alone meanwhile; connect again to bring the secondary to its state".into(),
+        message: "this node went on alone meanwhile; connect again to bring the secondary to its state"
+            .into(),
     }
 }
 

@@ -100,7 +100,10 @@ impl Replicator {
                     self.copies.give_up();
                     return Err(refusal);
                 }
-                Err(Ended::Refused(refusal)) => refusal.message,
+                Err(Ended::Refused(refusal)) => {
+                    self.report_waiting(&refusal.message);
+                    refusal.message
+                }
                 Err(Ended::Interrupted(reason)) => {
                     first = false;
                     reason
@@ -123,6 +126,19 @@ impl Replicator {
         }
     }
 
+    /// A copy that is to begin anew waits for a reason that is not the last one.
+    fn report_waiting(&self, why: &str) {
+        let known = self
+            .copies
+            .wanted()
+            .as_ref()
+            .is_some_and(|wanted| wanted.interrupted.as_deref() == Some(why));
+        if !known {
+            let message = format!("the copy to the secondary does not begin anew yet: {why}");
+            self.reporter.report(What::Warning, message);
+        }
+    }
+
     async fn attempt(
         self: &Arc<Self>,
         endpoint: &Endpoint,
@@ -134,7 +150,9 @@ impl Replicator {
         };
         let record = self.keeper.current();
         let (true, Some(generation)) = (record.peer_lacks_data, record.generation) else {
-            return Err(Ended::Refused(not_joined("this node's record does not say that it is alone")));
+            return Err(Ended::Refused(not_joined(
+                "this node's record does not say that it is alone",
+            )));
         };
         let session = random_bytes()
             .map(SessionId)
@@ -166,7 +184,8 @@ impl Replicator {
             self.event(Event::CopyBroken(Loss { kind, detail }), Runs::Task);
         }
         // Until the secondary has noted that it is complete, or the copy has failed.
-        let settled = |phase: &Phase| !matches!(phase, Phase::Copying(_) | Phase::Joining | Phase::Parting(_));
+        let settled =
+            |phase: &Phase| !matches!(phase, Phase::Copying(_) | Phase::Joining | Phase::Parting(_));
         let phase = match phases.wait_for(settled).await {
             Ok(phase) => phase.clone(),
             Err(_) => Phase::Ended,

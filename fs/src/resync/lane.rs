@@ -67,11 +67,7 @@ pub struct Lane {
 
 impl Lane {
     /// Takes over a connection on which `Opened` was received.
-    pub fn new(
-        sender: link::Sender<ToTarget>,
-        receiver: link::Receiver<ToSource>,
-        runtime: Handle,
-    ) -> Self {
+    pub fn new(sender: link::Sender<ToTarget>, receiver: link::Receiver<ToSource>, runtime: Handle) -> Self {
         Lane {
             sender,
             receiver,

@@ -195,7 +195,8 @@ impl Source<'_> {
         }
         let mut jobs = board.lock();
         let chunks = attributes.chunks(NODES_AT_A_TIME);
-        jobs.queue.extend(chunks.map(|some| Job::Attributes(some.to_vec())));
+        jobs.queue
+            .extend(chunks.map(|some| Job::Attributes(some.to_vec())));
         jobs.queue.extend(jobs_of(nodes));
         Ok(())
     }
@@ -227,11 +228,7 @@ impl Source<'_> {
             Job::Names(directory, names) => self.place(board, lane, directory, &names),
             Job::Nodes(nodes) => self.nodes(board, lane, &nodes),
             Job::Large(file) => self.large(board, lane, file),
-            Job::Piece {
-                file,
-                offset,
-                length,
-            } => self.piece(lane, &file, offset, length),
+            Job::Piece { file, offset, length } => self.piece(lane, &file, offset, length),
             Job::Attributes(inodes) => {
                 self.orders.wait(0, || self.session.is_over());
                 self.attributes(lane, &inodes)
@@ -755,7 +752,11 @@ impl Source<'_> {
             ..Scope::default()
         };
         let (claim, gone) = self.session.claim(scope)?;
-        let there: Vec<InodeId> = inodes.iter().copied().filter(|inode| !gone.contains(inode)).collect();
+        let there: Vec<InodeId> = inodes
+            .iter()
+            .copied()
+            .filter(|inode| !gone.contains(inode))
+            .collect();
         let requests: Result<Vec<_>, _> = there.iter().map(|inode| self.attributes_of(*inode)).collect();
         let result = requests.and_then(|requests| lane.write(&requests));
         let mut brought = Brought::default();

@@ -399,7 +399,8 @@ impl Coverage {
 
 /// True when the operation changes data of `inode` within `range`, or its size.
 fn reaches(operation: &Operation, inode: InodeId, range: &Range<u64>) -> bool {
-    let overlaps = |offset: u64, length: u64| offset < range.end && range.start < offset.saturating_add(length);
+    let overlaps =
+        |offset: u64, length: u64| offset < range.end && range.start < offset.saturating_add(length);
     match operation {
         Operation::Write { offset, data, .. } => overlaps(*offset, data.len() as u64),
         Operation::Fallocate { offset, length, .. } => overlaps(*offset, *length),

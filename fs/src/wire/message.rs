@@ -191,6 +191,8 @@ pub struct Abilities {
     pub handles: bool,
     /// Smallest step of its time stamps in nanoseconds.
     pub time_step_ns: u32,
+    /// False when there was no room to try: then only the length of names is known.
+    pub tried: bool,
 }
 
 /// Names for numbers on one node, from its user and group databases; at most 4096 of each.

@@ -396,14 +396,16 @@ fn abilities() -> impl Strategy<Value = Abilities> {
         any::<bool>(),
         any::<bool>(),
         any::<u32>(),
+        any::<bool>(),
     )
         .prop_map(
-            |(name_bytes_max, xattr_bytes_max, acl, handles, time_step_ns)| Abilities {
+            |(name_bytes_max, xattr_bytes_max, acl, handles, time_step_ns, tried)| Abilities {
                 name_bytes_max,
                 xattr_bytes_max,
                 acl,
                 handles,
                 time_step_ns,
+                tried,
             },
         )
 }

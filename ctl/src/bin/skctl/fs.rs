@@ -110,7 +110,10 @@ fn rate(text: &str) -> Result<Rate, String> {
         Some(b'G' | b'g') => (&text[..text.len() - 1], 1 << 30),
         _ => (text, 1),
     };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor));
     match bytes {
         Some(bytes) if bytes > 0 => Ok(Rate(Some(bytes))),
         _ => Err("it is a number of bytes as 500000, 512K, 50M or 1G, or 'none'".into()),

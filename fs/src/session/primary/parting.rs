@@ -64,7 +64,11 @@ impl Primary {
                 self.part(loss, linked, actions);
             }
             State::Copying { .. } => {
-                self.copy_failed(LossKind::Told, "told to go on without the secondary".into(), actions);
+                self.copy_failed(
+                    LossKind::Told,
+                    "told to go on without the secondary".into(),
+                    actions,
+                );
             }
             State::InSync { .. }
             | State::Parting { .. }

@@ -798,35 +798,110 @@ fn every_state_of_a_primary_takes_every_event() {
     // Columns: no session, in sync, disconnected, lost for now, lost for good, parting, alone, failed, ended,
     // copying, the end of a copy being noted, being told.
     let table = [
-        ("submit", "none sync disc decide decide part alone fail ended copy join join"),
-        ("connected", "sync sync sync sync decide part alone fail ended copy join join"),
+        (
+            "submit",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "connected",
+            "sync sync sync sync decide part alone fail ended copy join join",
+        ),
         (
             "rejected",
             "none decide decide decide decide part alone fail ended copy decide decide",
         ),
-        ("leaving", "none decide disc decide decide part alone fail ended alone decide decide"),
-        ("welcome", "none decide disc decide decide part alone fail ended alone decide decide"),
-        ("ended", "none sync disc decide decide part alone fail ended copy join join"),
-        ("parted", "none decide disc decide decide part alone fail ended alone decide decide"),
-        ("lost", "none disc disc decide decide part alone fail ended alone disc disc"),
-        ("done", "none sync disc decide decide part alone fail ended copy join join"),
-        ("checked", "none sync disc decide decide part alone fail ended copy join join"),
-        ("read", "none sync disc decide decide part alone fail ended copy join join"),
-        ("tick", "none sync disc decide decide part alone fail ended copy join join"),
-        ("alone", "part sync part part part part alone fail ended alone join join"),
-        ("noted", "none sync disc decide decide alone alone fail ended copy join join"),
-        ("unnoted", "none sync disc decide decide fail alone fail ended copy join join"),
-        ("copy", "none sync disc decide decide part copy fail ended copy join join"),
-        ("list", "none sync disc decide decide part alone fail ended copy join join"),
-        ("listed", "none sync disc decide decide part alone fail ended copy join join"),
-        ("claim", "none sync disc decide decide part alone fail ended copy join join"),
-        ("release", "none sync disc decide decide part alone fail ended copy join join"),
-        ("copied", "none sync disc decide decide part alone fail ended copy join join"),
-        ("broken", "none sync disc decide decide part alone fail ended alone join join"),
-        ("joined", "none sync disc decide decide part alone fail ended copy join join"),
-        ("unjoined", "none sync disc decide decide part alone fail ended copy decide join"),
-        ("completed", "none sync disc decide decide part alone fail ended copy join sync"),
-        ("end", "ended sync disc decide decide part alone fail ended alone join join"),
+        (
+            "leaving",
+            "none decide disc decide decide part alone fail ended alone decide decide",
+        ),
+        (
+            "welcome",
+            "none decide disc decide decide part alone fail ended alone decide decide",
+        ),
+        (
+            "ended",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "parted",
+            "none decide disc decide decide part alone fail ended alone decide decide",
+        ),
+        (
+            "lost",
+            "none disc disc decide decide part alone fail ended alone disc disc",
+        ),
+        (
+            "done",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "checked",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "read",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "tick",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "alone",
+            "part sync part part part part alone fail ended alone join join",
+        ),
+        (
+            "noted",
+            "none sync disc decide decide alone alone fail ended copy join join",
+        ),
+        (
+            "unnoted",
+            "none sync disc decide decide fail alone fail ended copy join join",
+        ),
+        (
+            "copy",
+            "none sync disc decide decide part copy fail ended copy join join",
+        ),
+        (
+            "list",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "listed",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "claim",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "release",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "copied",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "broken",
+            "none sync disc decide decide part alone fail ended alone join join",
+        ),
+        (
+            "joined",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "unjoined",
+            "none sync disc decide decide part alone fail ended copy decide join",
+        ),
+        (
+            "completed",
+            "none sync disc decide decide part alone fail ended copy join sync",
+        ),
+        (
+            "end",
+            "ended sync disc decide decide part alone fail ended alone join join",
+        ),
     ];
     for ((name, event), (row, expected)) in events().into_iter().zip(table) {
         assert_eq!(name, row);

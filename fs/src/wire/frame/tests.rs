@@ -361,6 +361,7 @@ fn full_offers() -> Vec<Offer> {
             acl: true,
             handles: true,
             time_step_ns: u32::MAX,
+            tried: true,
         },
         top: Top {
             mode: 0o7777,
