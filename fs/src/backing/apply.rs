@@ -1,5 +1,6 @@
 //! [`Store::apply`]: runs one operation, the same way on both nodes. What changes one inode's attributes is here.
 
+use super::marker::is_own;
 use super::node::CAPABILITY;
 use super::open::{Access, Opened};
 use super::refusal::Failure;
@@ -73,10 +74,7 @@ impl Store {
                 mode,
                 set_mode,
             } => done(self.set_xattr(*inode, name, value, *mode, *set_mode)),
-            Operation::RemoveXattr { inode, name } => {
-                let node = self.open(*inode, Access::Path)?;
-                done(node.remove_xattr(name.as_bytes()).map_err(Failure::unchanged))
-            }
+            Operation::RemoveXattr { inode, name } => done(self.remove_xattr(*inode, name)),
             Operation::Sync { inode, data_only } => done(self.sync(*inode, *data_only)),
             Operation::Checkpoint => done(self.checkpoint().map_err(Failure::Failed)),
         }
@@ -134,6 +132,7 @@ impl Store {
         mode: XattrMode,
         set_mode: Option<u32>,
     ) -> Result<(), Failure> {
+        self.not_own(inode, name)?;
         let node = self.open(inode, Access::Path)?;
         let flags = match mode {
             XattrMode::Set => XattrFlags::empty(),
@@ -146,6 +145,19 @@ impl Store {
             Some(mode) => node.set_mode(mode).map_err(Failure::midway),
             None => Ok(()),
         }
+    }
+
+    fn remove_xattr(&self, inode: InodeId, name: &XattrName) -> Result<(), Failure> {
+        self.not_own(inode, name)?;
+        let node = self.open(inode, Access::Path)?;
+        node.remove_xattr(name.as_bytes()).map_err(Failure::unchanged)
+    }
+
+    fn not_own(&self, inode: InodeId, name: &XattrName) -> Result<(), Failure> {
+        if is_own(self.is_root(inode), name.as_bytes()) {
+            return Err(Failure::Refused(Errno::PERM.into()));
+        }
+        Ok(())
     }
 }
 

@@ -95,7 +95,13 @@ impl Store {
     /// source is to be given to the end of that block.
     pub fn make_hole(&self, inode: InodeId, offset: u64, length: u64) -> std::result::Result<(), OurErrno> {
         let file = self.open(inode, Access::Read)?;
-        let end = offset.saturating_add(length);
+        let status = file.status()?;
+        // Further on nothing is, and the kernel refuses what reaches beyond the longest file that it can have.
+        let last = status
+            .st_size
+            .cast_unsigned()
+            .next_multiple_of(status.st_blksize.max(1).cast_unsigned());
+        let end = offset.saturating_add(length).min(last);
         let Some(start) = next_data(&file, offset)?.filter(|start| *start < end) else {
             return Ok(());
         };
@@ -123,7 +129,7 @@ impl Store {
         Ok(segments(&file, offset, length)?)
     }
 
-    /// Takes what need not be written back of a range out of the kernel's cache.
+    /// Takes what need not be written back of a range out of the kernel's cache; with length 0 to the end.
     pub fn drop_clean_pages(
         &self,
         inode: InodeId,

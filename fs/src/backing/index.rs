@@ -118,3 +118,22 @@ impl Store {
         (root < self.directories()).then(|| Slot::new(root as u16, handle))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_entries_take_less_than_100_mib() {
+        let index = Index::new();
+        for n in 0..1_000_000_u64 {
+            let bytes = n.to_le_bytes().as_slice().into();
+            index.insert(Slot::new(0, &FileHandle { kind: 1, bytes }), InodeId(n));
+        }
+        let capacity: usize = index.shards.iter().map(|shard| lock(shard).capacity()).sum();
+        // The table keeps an eighth free, and a byte beside each place.
+        let bytes = capacity * 8 / 7 * (size_of::<(Slot, InodeId)>() + 1);
+        assert!(bytes < 100 << 20, "{bytes} bytes");
+        assert!(capacity < 2_500_000, "the shards are filled unevenly");
+    }
+}

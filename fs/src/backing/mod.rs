@@ -32,7 +32,7 @@ mod whole;
 mod written;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use acl::{Inherited, inherit};
 pub use blocks::Segment;

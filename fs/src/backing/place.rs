@@ -7,9 +7,9 @@ use super::displaced::Displaced;
 use super::entries::{make, open_made};
 use super::error::CopyFailure;
 use super::open::{Access, Opened, parent_of};
-use super::store::{Found, Store, Unopened};
+use super::store::{Found, Store, Unopened, open_name};
 use super::walk::is_reserved;
-use crate::operation::{Errno as OurErrno, FileHandle, InodeId, Name, NodeKind};
+use crate::operation::{Errno as OurErrno, FileHandle, InodeId, NAME_BYTES_MAX, Name, NodeKind};
 use crate::wire::bulk::{Entry, Node, Placed};
 use rustix::fs::{AtFlags, FileType, RawDir, RenameFlags, Stat};
 use rustix::io::{Errno, Result};
@@ -114,6 +114,7 @@ impl Goal<'_> {
             Ok(()) => Ok(placed),
             // The kernel's word for a directory that would be moved below itself.
             Err(Errno::INVAL) => Ok(Placed::Blocked),
+            Err(errno @ Errno::XDEV) => Err(fail("move the mount point", errno.into())),
             Err(errno) => Err(fail("move", errno.into())),
         }
     }
@@ -189,15 +190,18 @@ impl Goal<'_> {
 
 /// The name that the directory `child` has in `parent`; `ESTALE` when it has none: it was removed.
 fn name_of_directory(child: &Opened, status: &Stat, parent: &Opened) -> Result<Vec<u8>> {
-    let leads_to_child = |name: &[u8]| {
-        let found = rustix::fs::statat(parent.fd(), name, AtFlags::SYMLINK_NOFOLLOW);
-        found.is_ok_and(|found| same_node(&found, status))
+    // What is mounted on the child hides it: `EXDEV`.
+    let leads_to_child = |name: &[u8]| match open_name(parent.fd(), name) {
+        Ok(found) => Ok(same_node(&found.status()?, status)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
     };
     // The kernel's idea of the path: a hint, as the directory may be covered, or the path too long.
     if let Ok(path) = rustix::fs::readlink(child.proc_path(), Vec::new())
         && let Some(last) = path.to_bytes().rsplit(|byte| *byte == b'/').next()
-        && !last.is_empty()
-        && leads_to_child(last)
+        && !matches!(last, b"" | b"." | b"..")
+        && last.len() <= NAME_BYTES_MAX
+        && leads_to_child(last)?
     {
         return Ok(last.to_vec());
     }
@@ -207,7 +211,7 @@ fn name_of_directory(child: &Opened, status: &Stat, parent: &Opened) -> Result<V
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        if entry.ino() == status.st_ino && !matches!(name, b"." | b"..") && leads_to_child(name) {
+        if entry.ino() == status.st_ino && !matches!(name, b"." | b"..") && leads_to_child(name)? {
             return Ok(name.to_vec());
         }
     }

@@ -1,5 +1,6 @@
 //! What is asked of the backing files without changing them.
 
+use super::marker::is_own;
 use super::open::Access;
 use super::store::Store;
 use super::walk::is_reserved;
@@ -47,15 +48,25 @@ impl Store {
         Ok(self.open(inode, Access::Path)?.link_target()?)
     }
 
-    /// An extended attribute's value; `ENODATA` when there is none.
+    /// An extended attribute's value; `ENODATA` when there is none, and for our own.
     pub fn xattr(&self, inode: InodeId, name: &XattrName) -> Result<Vec<u8>, Errno> {
+        if is_own(self.is_root(inode), name.as_bytes()) {
+            return Err(rustix::io::Errno::NODATA.into());
+        }
         let node = self.open(inode, Access::Path)?;
         Ok(node.xattr(name.as_bytes())?)
     }
 
-    /// The names of the extended attributes as `listxattr(2)` gives them: each with a NUL at its end.
+    /// The names of the extended attributes but our own as `listxattr(2)` gives them: each with a NUL at its end.
     pub fn xattr_names(&self, inode: InodeId) -> Result<Vec<u8>, Errno> {
-        Ok(self.open(inode, Access::Path)?.xattr_names()?)
+        let mut names = self.open(inode, Access::Path)?.xattr_names()?;
+        if self.is_root(inode) {
+            let shown = names
+                .split_inclusive(|byte| *byte == 0)
+                .filter(|name| !is_own(true, name));
+            names = shown.flatten().copied().collect();
+        }
+        Ok(names)
     }
 
     /// The next data or hole at or after `offset`; `ENXIO` beyond the end.

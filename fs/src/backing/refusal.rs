@@ -1,6 +1,7 @@
 //! What an errno means, and which operations the names and attributes as they are would refuse.
 
 use super::data::{SOURCE_TOO_SHORT, ends_before};
+use super::marker::is_own;
 use super::node::{ACL_ACCESS, ACL_DEFAULT};
 use super::open::{Access, Opened};
 use super::store::{Store, Unopened};
@@ -101,7 +102,8 @@ type Checked = Result<(), Verdict>;
 impl Store {
     /// Whether the names and attributes as they are now refuse `operation`, and with which errno: `EEXIST`,
     /// `ENOENT`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `ELOOP`, `EMLINK`, `ENODATA`; also `EPERM` for the reserved
-    /// name, `EXDEV` between two directories and from behind the end of a file, `EINVAL` for a directory moved into itself. Changes nothing.
+    /// name and attributes, `EXDEV` between two directories and from behind the end of a file, `EINVAL` for a directory moved
+    /// into itself. Changes nothing.
     ///
     /// `None`: it would not be refused for these reasons, or that could not be found out.
     pub fn would_refuse(&self, operation: &Operation) -> Option<OurErrno> {
@@ -229,6 +231,7 @@ impl Store {
     }
 
     fn check_set_xattr(&self, inode: InodeId, name: &XattrName, mode: XattrMode) -> Checked {
+        refuse_if(is_own(self.is_root(inode), name.as_bytes()), Errno::PERM)?;
         match (mode, self.has_xattr(inode, name)?) {
             (XattrMode::Create, true) => Err(Verdict::Refuses(Errno::EXIST)),
             (XattrMode::Replace, false) => Err(Verdict::Refuses(Errno::NODATA)),
@@ -237,6 +240,7 @@ impl Store {
     }
 
     fn check_remove_xattr(&self, inode: InodeId, name: &XattrName) -> Checked {
+        refuse_if(is_own(self.is_root(inode), name.as_bytes()), Errno::PERM)?;
         // Removing an ACL that is not there succeeds.
         let is_acl = name.as_bytes() == ACL_ACCESS || name.as_bytes() == ACL_DEFAULT;
         refuse_if(!is_acl && !self.has_xattr(inode, name)?, Errno::NODATA)

@@ -8,3 +8,6 @@ pub mod lane;
 pub mod progress;
 pub mod source;
 pub mod target;
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Arbitrary messages within their limits, for tests.
 
+use super::bulk::*;
 use super::message::*;
 use crate::config::{Durability, SyncMode};
 use crate::operation::*;
@@ -49,6 +50,90 @@ pub fn to_primary() -> impl Strategy<Value = ToPrimary> {
         Just(ToPrimary::Parted),
         text().prop_map(|reason| ToPrimary::Leaving { reason }),
     ]
+}
+
+/// Any message to the target of a copy.
+pub fn to_target() -> impl Strategy<Value = ToTarget> {
+    prop_oneof![
+        (label(), label(), any::<[u8; 16]>()).prop_map(|(module, node, session)| ToTarget::Open(Open {
+            module,
+            node,
+            session: SessionId(session),
+        })),
+        inode().prop_map(|directory| ToTarget::List { directory }),
+        (inode(), vec(entry(), 0..20))
+            .prop_map(|(directory, entries)| ToTarget::Place { directory, entries }),
+        vec(block(), 0..20).prop_map(|blocks| ToTarget::Compare { blocks }),
+        (inode(), offset(), data(1, 9000)).prop_map(|(inode, offset, data)| ToTarget::Data {
+            inode,
+            offset,
+            data
+        }),
+        (inode(), offset(), 1..1u64 << 20).prop_map(|(inode, offset, length)| ToTarget::Hole {
+            inode,
+            offset,
+            length
+        }),
+        (inode(), all_attributes()).prop_map(|(inode, attributes)| ToTarget::Attributes {
+            inode,
+            attributes: Box::new(attributes)
+        }),
+    ]
+}
+
+/// Any message to the source of a copy.
+pub fn to_source() -> impl Strategy<Value = ToSource> {
+    let placed = || {
+        prop_oneof![
+            Just(Placed::Vacant),
+            (handle(), any::<bool>()).prop_map(|(handle, new)| Placed::There { handle, new }),
+            Just(Placed::Blocked),
+        ]
+    };
+    prop_oneof![
+        Just(ToSource::Opened),
+        text().prop_map(|reason| ToSource::Refused { reason }),
+        (vec(name(), 0..20), any::<bool>()).prop_map(|(names, more)| ToSource::Listed { names, more }),
+        vec(placed(), 0..20).prop_map(|outcomes| ToSource::Placed { outcomes }),
+        vec(any::<bool>(), 0..=BLOCKS_MAX).prop_map(|equal| ToSource::Compared { equal }),
+        Just(ToSource::Written),
+        (errno(), text()).prop_map(|(errno, reason)| ToSource::Failed { errno, reason }),
+    ]
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let node = (inode(), any::<bool>(), kind(), handle()).prop_map(|(inode, known, kind, handle)| Node {
+        inode,
+        known,
+        kind,
+        handle,
+    });
+    (name(), of(node)).prop_map(|(name, node)| Entry { name, node })
+}
+
+fn block() -> impl Strategy<Value = Block> {
+    (inode(), offset(), 1..=BLOCK_BYTES as u32, any::<[u8; 16]>()).prop_map(|(inode, offset, length, sum)| {
+        Block {
+            inode,
+            offset,
+            length,
+            sum: Sum(sum),
+        }
+    })
+}
+
+fn all_attributes() -> impl Strategy<Value = AllAttributes> {
+    let xattrs = vec((xattr_name(), data(0, 300)), 0..5);
+    (of(offset()), mode(), owner(), owner(), time(), xattrs).prop_map(
+        |(size, mode, uid, gid, mtime, xattrs)| AllAttributes {
+            size,
+            mode,
+            uid,
+            gid,
+            mtime,
+            xattrs,
+        },
+    )
 }
 
 fn inode() -> impl Strategy<Value = InodeId> {
@@ -416,7 +501,6 @@ fn identities() -> impl Strategy<Value = Identities> {
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
-    let errno = || (1..4096).prop_map(Errno);
     let outcome = prop_oneof![
         (any::<u64>(), of(handle()))
             .prop_map(|(length, handle)| Outcome::Applied(Applied { length, handle })),
@@ -429,6 +513,10 @@ fn answer() -> impl Strategy<Value = Answer> {
         outcome,
         took_us,
     })
+}
+
+fn errno() -> impl Strategy<Value = Errno> {
+    (1..4096).prop_map(Errno)
 }
 
 fn running() -> impl Strategy<Value = Running> {

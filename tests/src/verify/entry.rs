@@ -1,6 +1,6 @@
 //! What one name stands for, and how two of them differ.
 
-use super::Options;
+use super::{Options, RESERVED_ATTRIBUTES};
 use crate::error::{Attempt, Result};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{AtFlags, FileType, Stat};
@@ -144,8 +144,13 @@ fn attributes(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<BT
         Err(rustix::io::Errno::OPNOTSUPP) => Vec::new(),
         Err(error) => return Err(error).on("list the attributes of", path),
     };
+    let is_root = path.as_os_str().is_empty();
+    let is_own = |name: &[u8]| is_root && name.starts_with(RESERVED_ATTRIBUTES);
     let mut attributes = BTreeMap::new();
-    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in list
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty() && !is_own(name))
+    {
         let value = sized(|buffer| rustix::fs::lgetxattr(&reach, name, buffer)).attempt(|| {
             format!(
                 "read attribute {:?} of {}",

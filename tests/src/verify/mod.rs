@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// The root's own directory of `skfs`, on which the copies need not agree.
 pub const RESERVED: &str = ".sidekick";
+/// What the names of `skfs`'s own attributes of the root begin with, on which the copies need not agree either.
+pub const RESERVED_ATTRIBUTES: &[u8] = b"trusted.sidekick.";
 
 /// What is compared beyond type, mode, owner, size, links, rdev, xattrs, ACLs, link targets, data and holes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -156,3 +156,20 @@ fn the_reserved_directory_counts_in_the_root_only_as_absent() {
         ["\"sub/.sidekick\": only on the first side"]
     );
 }
+
+#[test]
+fn the_reserved_attributes_count_in_the_root_only_as_absent() {
+    let twins = Twins::of(|root| fs::create_dir(root.join("sub")).unwrap());
+    let name = "trusted.sidekick.module";
+    rustix::fs::setxattr(twins.first(), name, b"shop", XattrFlags::empty()).unwrap();
+    assert_eq!(twins.differences(false), [] as [&str; 0]);
+    rustix::fs::setxattr(twins.first().join("sub"), name, b"shop", XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(twins.second(), "trusted.other", b"", XattrFlags::empty()).unwrap();
+    assert_eq!(
+        twins.differences(false),
+        [
+            "\".\": attribute \"trusted.other\" only on the second side",
+            "\"sub\": attribute \"trusted.sidekick.module\" only on the first side"
+        ]
+    );
+}

@@ -2,13 +2,11 @@
 
 use super::super::{Access, Store};
 use super::scratch::*;
+use super::tree::tree_of;
 use crate::operation::*;
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
@@ -252,56 +250,6 @@ impl Chooser<'_> {
     }
 }
 
-/// Path, type and mode, owner, links, size, times, device, xattrs, content.
-fn tree(top: &Path, here: &Path, out: &mut Vec<String>) {
-    let status = std::fs::symlink_metadata(here).unwrap();
-    let content = if status.is_symlink() {
-        std::fs::read_link(here).unwrap().as_os_str().as_bytes().to_vec()
-    } else if status.is_file() {
-        std::fs::read(here).unwrap()
-    } else {
-        vec![]
-    };
-    let xattrs: Vec<_> = ["user.one", "trusted.two"]
-        .iter()
-        .map(|key| {
-            let mut value = Vec::with_capacity(300);
-            rustix::fs::lgetxattr(here, *key, rustix::buffer::spare_capacity(&mut value)).map(|_| value)
-        })
-        .collect();
-    let digest = content.iter().fold(0_u64, |sum, byte| {
-        sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
-    });
-    let size = if status.is_dir() { 0 } else { status.size() };
-    out.push(format!(
-        "{} {:o} {}:{} links {} size {size} mtime {}.{:09} rdev {} {xattrs:?} {digest:x}",
-        here.strip_prefix(top).unwrap().display(),
-        status.mode(),
-        status.uid(),
-        status.gid(),
-        status.nlink(),
-        status.mtime(),
-        status.mtime_nsec(),
-        status.rdev(),
-    ));
-    if status.is_dir() {
-        let mut below: Vec<_> = std::fs::read_dir(here)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        below.sort();
-        for path in below {
-            tree(top, &path, out);
-        }
-    }
-}
-
-fn tree_of(scratch: &Scratch) -> Vec<String> {
-    let mut out = Vec::new();
-    tree(scratch.dirs[0].path(), scratch.dirs[0].path(), &mut out);
-    out
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -327,6 +275,7 @@ proptest! {
             let known = |store: &Store| store.file(inode, Access::Path).is_ok();
             prop_assert!(known(&primary.store) && known(&secondary.store));
         }
-        prop_assert_eq!(tree_of(&primary), tree_of(&secondary));
+        let [one, other] = [&primary, &secondary].map(|scratch| tree_of(scratch.dirs[0].path()));
+        prop_assert_eq!(one, other);
     }
 }

@@ -7,46 +7,46 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use std::path::{Path, PathBuf};
 
-pub(super) struct Scratch {
-    pub(super) store: Store,
-    pub(super) dirs: Vec<tempfile::TempDir>,
+pub(crate) struct Scratch {
+    pub(crate) store: Store,
+    pub(crate) dirs: Vec<tempfile::TempDir>,
 }
 
-pub(super) const ROOT: InodeId = InodeId(1);
-pub(super) const TIME: Timestamp = Timestamp {
+pub(crate) const ROOT: InodeId = InodeId(1);
+pub(crate) const TIME: Timestamp = Timestamp {
     seconds: 1_234_567_890,
     nanoseconds: 123_456_789,
 };
 
-pub(super) fn open_root(dir: &Path) -> OwnedFd {
+pub(crate) fn open_root(dir: &Path) -> OwnedFd {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(dir, flags, Mode::empty()).unwrap()
 }
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-pub(super) fn xattr_name(text: &str) -> XattrName {
+pub(crate) fn xattr_name(text: &str) -> XattrName {
     XattrName::new(text.as_bytes()).unwrap()
 }
 
-pub(super) fn errno(errno: rustix::io::Errno) -> Errno {
+pub(crate) fn errno(errno: rustix::io::Errno) -> Errno {
     errno.into()
 }
 
 impl Scratch {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_roots(1)
     }
 
-    pub(super) fn with_roots(count: usize) -> Self {
+    pub(crate) fn with_roots(count: usize) -> Self {
         let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
         Self::of(dirs)
     }
 
     /// Over a directory of the caller's.
-    pub(super) fn over(path: &Path) -> Self {
+    pub(crate) fn over(path: &Path) -> Self {
         let store = Store::new(vec![open_root(path)]).unwrap();
         Scratch { store, dirs: vec![] }
     }
@@ -60,11 +60,11 @@ impl Scratch {
         }
     }
 
-    pub(super) fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.dirs[0].path().join(below)
     }
 
-    pub(super) fn create_operation(&self, parent: InodeId, text: &str, kind: NodeKind, mode: u32) -> Create {
+    pub(crate) fn create_operation(&self, parent: InodeId, text: &str, kind: NodeKind, mode: u32) -> Create {
         Create {
             parent,
             name: name(text),
@@ -78,14 +78,14 @@ impl Scratch {
         }
     }
 
-    pub(super) fn create(&self, parent: InodeId, text: &str, kind: NodeKind, mode: u32) -> InodeId {
+    pub(crate) fn create(&self, parent: InodeId, text: &str, kind: NodeKind, mode: u32) -> InodeId {
         let create = self.create_operation(parent, text, kind, mode);
         let inode = create.inode;
         self.applied(&Operation::Create(create));
         inode
     }
 
-    pub(super) fn file(&self, text: &str, data: &[u8]) -> InodeId {
+    pub(crate) fn file(&self, text: &str, data: &[u8]) -> InodeId {
         let inode = self.create(ROOT, text, NodeKind::File, 0o644);
         if !data.is_empty() {
             self.applied(&write(inode, 0, data));
@@ -93,11 +93,11 @@ impl Scratch {
         inode
     }
 
-    pub(super) fn directory(&self, parent: InodeId, text: &str) -> InodeId {
+    pub(crate) fn directory(&self, parent: InodeId, text: &str) -> InodeId {
         self.create(parent, text, NodeKind::Directory, 0o755)
     }
 
-    pub(super) fn applied(&self, operation: &Operation) -> Applied {
+    pub(crate) fn applied(&self, operation: &Operation) -> Applied {
         match self.store.apply(operation) {
             Outcome::Applied(applied) => applied,
             other => panic!("{operation:?} gave {other:?}"),
@@ -105,7 +105,7 @@ impl Scratch {
     }
 
     /// Refused with this errno by `apply`, and foreseen by `would_refuse`.
-    pub(super) fn refused(&self, operation: &Operation, expected: rustix::io::Errno) {
+    pub(crate) fn refused(&self, operation: &Operation, expected: rustix::io::Errno) {
         assert_eq!(
             self.store.would_refuse(operation),
             Some(errno(expected)),
@@ -119,7 +119,7 @@ impl Scratch {
     }
 }
 
-pub(super) fn write(inode: InodeId, offset: u64, data: &[u8]) -> Operation {
+pub(crate) fn write(inode: InodeId, offset: u64, data: &[u8]) -> Operation {
     Operation::Write {
         inode,
         offset,
@@ -129,7 +129,7 @@ pub(super) fn write(inode: InodeId, offset: u64, data: &[u8]) -> Operation {
     }
 }
 
-pub(super) fn unlink(parent: InodeId, text: &str, inode: InodeId, last: bool) -> Operation {
+pub(crate) fn unlink(parent: InodeId, text: &str, inode: InodeId, last: bool) -> Operation {
     Operation::Unlink(Unlink {
         parent,
         name: name(text),
@@ -139,7 +139,7 @@ pub(super) fn unlink(parent: InodeId, text: &str, inode: InodeId, last: bool) ->
     })
 }
 
-pub(super) fn rmdir(parent: InodeId, text: &str, inode: InodeId) -> Operation {
+pub(crate) fn rmdir(parent: InodeId, text: &str, inode: InodeId) -> Operation {
     Operation::Unlink(Unlink {
         parent,
         name: name(text),
@@ -149,7 +149,7 @@ pub(super) fn rmdir(parent: InodeId, text: &str, inode: InodeId) -> Operation {
     })
 }
 
-pub(super) fn link(inode: InodeId, parent: InodeId, text: &str) -> Operation {
+pub(crate) fn link(inode: InodeId, parent: InodeId, text: &str) -> Operation {
     Operation::Link {
         inode,
         parent,
@@ -158,7 +158,7 @@ pub(super) fn link(inode: InodeId, parent: InodeId, text: &str) -> Operation {
     }
 }
 
-pub(super) fn rename(
+pub(crate) fn rename(
     from: (InodeId, &str),
     to: (InodeId, &str),
     mode: RenameMode,
@@ -177,18 +177,18 @@ pub(super) fn rename(
     })
 }
 
-pub(super) fn attributes(inode: InodeId, attributes: Attributes) -> Operation {
+pub(crate) fn attributes(inode: InodeId, attributes: Attributes) -> Operation {
     Operation::SetAttributes { inode, attributes }
 }
 
 /// Moves the calling thread into a mount namespace of its own; it ends with the thread and its children.
-pub(super) fn private_mounts() {
+pub(crate) fn private_mounts() {
     use rustix::mount::{MountPropagationFlags as Flags, mount_change};
     // SAFETY: the thread was started for this test alone, and no other shares its namespace from here on.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS).unwrap() };
     mount_change("/", Flags::PRIVATE | Flags::REC).unwrap();
 }
 
-pub(super) fn mount_tmpfs(path: &Path) {
+pub(crate) fn mount_tmpfs(path: &Path) {
     rustix::mount::mount("none", path, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
 }

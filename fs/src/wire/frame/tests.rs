@@ -1,8 +1,10 @@
 use super::*;
 use crate::config::{Durability, SyncMode};
 use crate::operation::{
-    Applied, Attributes, COPY_BYTES_MAX, Name, Outcome, Unlink, Victim, XATTR_BYTES_MAX, XattrMode, XattrName,
+    Applied, Attributes, COPY_BYTES_MAX, NAME_BYTES_MAX, Name, NodeKind, Outcome, Unlink, Victim,
+    XATTR_BYTES_MAX, XattrMode, XattrName,
 };
+use crate::wire::bulk::*;
 use crate::wire::limits::*;
 use crate::wire::message::*;
 use crate::wire::samples;
@@ -121,9 +123,33 @@ proptest! {
     }
 
     #[test]
+    fn messages_to_the_target_survive_the_way_in_pieces_of_any_size(
+        messages in prop::collection::vec(samples::to_target(), 0..6), piece in 1..20_000usize,
+    ) {
+        check_round_trip(messages, piece)?;
+    }
+
+    #[test]
+    fn messages_to_the_source_survive_the_way_in_pieces_of_any_size(
+        messages in prop::collection::vec(samples::to_source(), 0..6), piece in 1..20_000usize,
+    ) {
+        check_round_trip(messages, piece)?;
+    }
+
+    #[test]
+    fn a_truncated_frame_of_a_copy_is_incomplete(
+        message in samples::to_target(), reply in samples::to_source(), cut in any::<prop::sample::Index>(),
+    ) {
+        check_truncated(message, cut)?;
+        check_truncated(reply, cut)?;
+    }
+
+    #[test]
     fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         check_total::<ToSecondary>(bytes.clone());
         check_total::<ToPrimary>(bytes.clone());
+        check_total::<ToTarget>(bytes.clone());
+        check_total::<ToSource>(bytes.clone());
         // The error, if any, is what a stream of noise deserves.
         if let Ok((messages, _)) = decode_in_pieces::<ToSecondary>(&bytes, 7) {
             messages.iter().for_each(|message| assert!(message.check().is_ok()));
@@ -133,17 +159,21 @@ proptest! {
     #[test]
     fn a_damaged_frame_is_a_message_or_an_error(
         message in samples::to_secondary(), reply in samples::to_primary(),
+        request in samples::to_target(), answer in samples::to_source(),
         at in any::<prop::sample::Index>(), flip in 1..=255u8,
     ) {
-        let mut bytes = flat(message.encode().unwrap()).split_off(4);
-        let place = at.index(bytes.len());
-        bytes[place] ^= flip;
-        check_total::<ToSecondary>(bytes);
-        let mut bytes = flat(reply.encode().unwrap()).split_off(4);
-        let place = at.index(bytes.len());
-        bytes[place] ^= flip;
-        check_total::<ToPrimary>(bytes);
+        check_damaged(message, at, flip);
+        check_damaged(reply, at, flip);
+        check_damaged(request, at, flip);
+        check_damaged(answer, at, flip);
     }
+}
+
+fn check_damaged<M: Message>(message: M, at: prop::sample::Index, flip: u8) {
+    let mut bytes = flat(message.encode().unwrap()).split_off(4);
+    let place = at.index(bytes.len());
+    bytes[place] ^= flip;
+    check_total::<M>(bytes);
 }
 
 #[test]
@@ -441,6 +471,81 @@ fn messages_with_every_list_full_fit_their_frames() {
         },
     };
     write.encode().unwrap();
+}
+
+#[test]
+fn messages_of_a_copy_with_every_list_full_fit_their_frames() {
+    let entry = Entry {
+        name: Name::new(&[b'n'; NAME_BYTES_MAX]).unwrap(),
+        node: Some(Node {
+            inode: InodeId(u64::MAX),
+            known: true,
+            kind: NodeKind::Symlink(vec![b't'; SYMLINK_BYTES_MAX].into()),
+            handle: handle_of_full_length(),
+        }),
+    };
+    let listed = ToSource::Listed {
+        names: vec![entry.name.clone(); NAMES_MAX],
+        more: true,
+    };
+    let place = ToTarget::Place {
+        directory: InodeId(u64::MAX),
+        entries: vec![entry; NAMES_MAX],
+    };
+    place.encode().unwrap();
+    listed.encode().unwrap();
+    let block = Block {
+        inode: InodeId(u64::MAX),
+        offset: i64::MAX as u64 - BLOCK_BYTES,
+        length: BLOCK_BYTES as u32,
+        sum: Sum([255; 16]),
+    };
+    let compare = ToTarget::Compare {
+        blocks: vec![block; BLOCKS_MAX],
+    };
+    compare.encode().unwrap();
+    copied(vec![7; DATA_BYTES_MAX]).encode().unwrap();
+    let placed = Placed::There {
+        handle: handle_of_full_length(),
+        new: true,
+    };
+    let placed = ToSource::Placed {
+        outcomes: vec![placed; NAMES_MAX],
+    };
+    placed.encode().unwrap();
+    // Lists that are too long are not sent.
+    for message in [
+        copied(vec![7; DATA_BYTES_MAX + 1]),
+        ToTarget::Compare {
+            blocks: vec![block; BLOCKS_MAX + 1],
+        },
+    ] {
+        assert!(matches!(message.encode(), Err(WireError::Limit { .. })));
+    }
+}
+
+fn copied(data: Vec<u8>) -> ToTarget {
+    ToTarget::Data {
+        inode: InodeId(3),
+        offset: 4096,
+        data: data.into(),
+    }
+}
+
+#[test]
+fn the_data_of_a_copy_has_one_form_and_is_not_copied_to_send_it() {
+    let message = copied(b"ab".to_vec());
+    let ToTarget::Data { data, .. } = &message else {
+        unreachable!()
+    };
+    let encoded = message.encode().unwrap();
+    assert_eq!(encoded.payload.as_ref().unwrap().as_ptr(), data.as_ptr());
+    assert_eq!(flat(encoded), [0, 0, 0, 6, 1, 3, 0x80, 0x20, b'a', b'b']);
+
+    let mut body = vec![KIND_MESSAGE];
+    body.extend(postcard::to_stdvec(&message).unwrap());
+    let error = ToTarget::decode(body.into()).unwrap_err();
+    assert!(error.to_string().contains("in the form of another"), "{error}");
 }
 
 #[test]
