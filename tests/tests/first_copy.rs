@@ -40,7 +40,7 @@ chown 1234:5678 tree/data tree/dangling -h
 setfattr -n user.color -v blue tree/data
 setfattr -n trusted.ours -v secret tree
 setfacl -m u:1234:rwx -m d:g:5678:rx tree/deep
-setcap cap_net_raw+ep tree/large
+/sbin/setcap cap_net_raw+ep tree/large
 touch -d 1969-12-31T23:59:58.123456789Z tree/nothing
 touch -hd 2001-01-01 symlink
 touch -d 2002-02-02T02:02:02.2 tree/deep/er tree/deep tree

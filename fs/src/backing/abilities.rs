@@ -1,6 +1,7 @@
 //! What a backing file system can do, found by trying it in a scratch file of our own directory.
 
 use super::error::BackingError;
+use super::inodes::lock;
 use super::node::{ACL_ACCESS, mtime};
 use super::open::{Access, Opened};
 use super::store::{Root, Store};
@@ -27,12 +28,21 @@ const EXTENDED_ACL: [u8; 44] = [
 impl Store {
     /// Tries what directory `root`'s file system can do. Leaves the root's `mtime` as it was.
     pub fn abilities(&self, root: usize) -> std::result::Result<Abilities, BackingError> {
+        let index = root;
         let root = self.root_checked(root)?;
-        try_all(root).map_err(|errno| BackingError::Directory {
+        // Held meanwhile: there is one scratch file.
+        let mut known = lock(&self.abilities);
+        known.resize(self.directories(), None);
+        if let Some(abilities) = known[index] {
+            return Ok(abilities);
+        }
+        let abilities = try_all(root).map_err(|errno| BackingError::Directory {
             attempt: "try the abilities of",
             directory: root.name(),
             source: errno,
-        })
+        })?;
+        known[index] = Some(abilities).filter(|abilities| abilities.tried);
+        Ok(abilities)
     }
 
     /// The attributes of directory `root` itself.

@@ -20,6 +20,9 @@ pub struct Segment {
     pub is_data: bool,
 }
 
+/// What the kernel caches as one.
+const PAGE_BYTES: usize = 4096;
+
 impl Segment {
     /// The first byte behind it.
     pub fn end(&self) -> u64 {
@@ -38,7 +41,11 @@ impl Store {
         let mut buffer = vec![0; BLOCK_BYTES as usize];
         for run in blocks.chunk_by(follows) {
             let Some(first) = run.first() else { continue };
-            let compared = self.compare_run(first.inode, run, &mut buffer);
+            let compared = match self.compare_run(first.inode, run, &mut buffer) {
+                // Removed since: nothing of it is here.
+                Err(errno) if errno == Errno::STALE.into() => Ok(vec![false; run.len()]),
+                compared => compared,
+            };
             equal.extend(compared.map_err(|errno| {
                 let attempt = format!("compare {} from byte {}", first.inode, first.offset);
                 CopyFailure::new(attempt, errno)
@@ -149,6 +156,14 @@ fn end(block: &Block) -> u64 {
     block.offset + u64::from(block.length)
 }
 
+/// True when a page of these bytes, or what is left of one at their end, is nothing but zeroes: perhaps it was
+/// allocated and never written, see [`Store::data_segments`].
+pub fn has_zero_page(bytes: &[u8]) -> bool {
+    bytes
+        .chunks(PAGE_BYTES)
+        .any(|page| page.iter().all(|byte| *byte == 0))
+}
+
 /// Whether the file has this block, which is data here.
 fn has(file: &Opened, block: &Block, buffer: &mut [u8]) -> Result<bool> {
     let Some(buffer) = buffer.get_mut(..block.length as usize) else {
@@ -166,7 +181,7 @@ fn has(file: &Opened, block: &Block, buffer: &mut [u8]) -> Result<bool> {
     if Sum::of(buffer) != block.sum {
         return Ok(false);
     }
-    if buffer.iter().any(|byte| *byte != 0) {
+    if !has_zero_page(buffer) {
         return Ok(true);
     }
     // Perhaps never written, see `Store::data_segments`.

@@ -35,7 +35,7 @@ mod written;
 pub(crate) mod tests;
 
 pub use acl::{Inherited, inherit};
-pub use blocks::Segment;
+pub use blocks::{Segment, has_zero_page};
 pub use error::{BackingError, CopyFailure};
 pub use open::Access;
 pub use read::{Directory, Entry, Sought};

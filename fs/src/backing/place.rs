@@ -66,8 +66,8 @@ impl Goal<'_> {
         let there = self.look_up(name)?;
         match &entry.node {
             None => {
-                if there.is_some() {
-                    self.put_aside(name)?;
+                if let Some((_, found)) = there {
+                    self.put_aside(name, &found)?;
                 }
                 Ok(Placed::Vacant)
             }
@@ -102,7 +102,7 @@ impl Goal<'_> {
             if same_node(&found.status, &status) {
                 return Ok(placed);
             }
-            self.put_aside(name)?;
+            self.put_aside(name, &found)?;
         }
         if FileType::from_raw_mode(status.st_mode) != FileType::Directory {
             let (from, to) = (opened.fd(), self.opened.fd());
@@ -129,7 +129,7 @@ impl Goal<'_> {
                 let handle = found.handle;
                 return Ok(Placed::There { handle, new: false });
             }
-            self.put_aside(name)?;
+            self.put_aside(name, &found)?;
         }
         let (opened, handle) = self
             .make(name, &node.kind)
@@ -158,7 +158,14 @@ impl Goal<'_> {
         }
     }
 
-    fn put_aside(&self, name: &Name) -> Brought<()> {
+    /// A node that no number means cannot be wanted under another name, so it goes at once: on a full disk there may
+    /// be no room to put it anywhere. What is in a directory would take long.
+    fn put_aside(&self, name: &Name, found: &Found) -> Brought<()> {
+        let is_directory = FileType::from_raw_mode(found.status.st_mode) == FileType::Directory;
+        if !is_directory && self.store.find_inode(self.root, &found.handle).is_none() {
+            return rustix::fs::unlinkat(self.opened.fd(), name.as_bytes(), AtFlags::empty())
+                .map_err(|errno| self.failed("remove", name, errno.into()));
+        }
         let displaced = match self.displaced.get() {
             Some(displaced) => Ok(displaced),
             None => Displaced::make(self.store.root(self.root))

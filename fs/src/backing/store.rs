@@ -11,11 +11,12 @@ use super::open::{Access, Descriptors, Opened};
 use super::walk::is_reserved;
 use super::written::Writer;
 use crate::operation::{Errno, FileHandle, InodeId, Name};
+use crate::wire::message::Abilities;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::process::{Resource, getrlimit};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Cached descriptors at most; fewer where the process may open few.
 const CACHED_MAX: usize = 1024;
@@ -29,6 +30,8 @@ pub struct Store {
     next: AtomicU64,
     pub(super) descriptors: Descriptors,
     pub(super) durable: Arc<Durable>,
+    /// What each directory's file system can do, once it was tried: that does not change.
+    pub(super) abilities: Mutex<Vec<Option<Abilities>>>,
     written_max: usize,
     kept_max: usize,
     background: Background,
@@ -113,6 +116,7 @@ impl Store {
             next,
             descriptors,
             durable,
+            abilities: Mutex::default(),
             written_max,
             kept_max,
             background,

@@ -103,7 +103,7 @@ impl Replicator {
         }
         tokio::spawn(
             self.clone()
-                .keep(connection, receiver, endpoint.clone(), premises),
+                .keep(connection, receiver, endpoint.clone(), premises, session),
         );
         match phase {
             Phase::Alone(_) | Phase::Parting(_) | Phase::Copying(_) => Err(went_alone()),
@@ -163,6 +163,7 @@ impl Replicator {
             let mut inner = self.lock();
             inner.connection += 1;
             inner.out = Some(out);
+            self.peer_noted.store(false, Ordering::Release);
             let deferred = self.step(&mut inner, event);
             (inner.connection, deferred)
         };
@@ -177,8 +178,9 @@ impl Replicator {
         mut receiver: Receiver,
         endpoint: Endpoint,
         premises: Premises,
+        session: SessionId,
     ) {
-        let mut session = self.lock().primary.resumable();
+        let mut confirmed = None;
         loop {
             let reason = self.read(connection, &mut receiver).await;
             if *self.over.borrow() {
@@ -186,15 +188,23 @@ impl Replicator {
             }
             info!(%reason, "the connection to the secondary ended");
             self.link_lost(connection);
-            session = self.lock().primary.resumable().or(session);
-            match self.reconnect(&endpoint, &premises).await {
+            confirmed = self.confirmed_in(session).or(confirmed);
+            match self.reconnect(&endpoint, &premises, session).await {
                 Some((next, next_receiver)) => (connection, receiver) = (next, next_receiver),
                 None => break,
             }
         }
-        if let Some((session, confirmed)) = session {
+        if let Some(confirmed) = confirmed {
             self.tell_parted(&endpoint, &premises, session, confirmed).await;
         }
+    }
+
+    /// What a new connection of this session would confirm; none when it may not go on.
+    fn confirmed_in(&self, session: SessionId) -> Option<Number> {
+        let resumable = self.lock().primary.resumable();
+        resumable
+            .filter(|(present, _)| *present == session)
+            .map(|(_, confirmed)| confirmed)
     }
 
     /// Calls a secondary that was left behind until it has noted that its copy is outdated: cut off, it could not
@@ -325,11 +335,12 @@ impl Replicator {
         self: &Arc<Self>,
         endpoint: &Endpoint,
         premises: &Premises,
+        session: SessionId,
     ) -> Option<(u64, Receiver)> {
         let mut over = self.over.subscribe();
         let mut pause = PAUSE_FIRST;
         loop {
-            let (session, confirmed) = self.lock().primary.resumable()?;
+            let confirmed = self.confirmed_in(session)?;
             let start = Start::Resume { confirmed };
             let met = tokio::select! {
                 met = self.meet(endpoint, premises, session, &start) => met,
@@ -342,7 +353,16 @@ impl Replicator {
                 }
                 Err(Unmet::Rejected(rejection)) => {
                     info!(%rejection, "the secondary does not go on with the session");
-                    self.event(Event::Rejected(rejection), Runs::Task);
+                    let deferred = {
+                        let mut inner = self.lock();
+                        // What is said of this session is not said of one that has begun meanwhile.
+                        let present = inner.primary.resumable();
+                        if present.is_none_or(|(present, _)| present != session) {
+                            return None;
+                        }
+                        self.step(&mut inner, Event::Rejected(rejection))
+                    };
+                    self.carry_out(deferred, Runs::Task);
                 }
                 Err(Unmet::Unreachable(reason) | Unmet::Refused(reason)) => {
                     debug!(%reason, "not connected again yet");

@@ -172,7 +172,7 @@ impl Replicator {
         let connection = self.begin(sender, Event::CopyBegun { session });
         tokio::spawn(
             self.clone()
-                .keep(connection, receiver, endpoint.clone(), premises.clone()),
+                .keep(connection, receiver, endpoint.clone(), premises.clone(), session),
         );
         let lanes = self.lanes(endpoint, session).await;
         let result = match lanes {

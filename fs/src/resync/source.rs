@@ -7,7 +7,7 @@
 
 use super::lane::{CopyError, Lane};
 use super::progress::{Orders, Progress, Step};
-use crate::backing::{Found, Segment, Stat, Store};
+use crate::backing::{Found, Segment, Stat, Store, has_zero_page};
 use crate::operation::{Errno, FileHandle, InodeId, Name, NodeKind};
 use crate::session::coverage::{Brought, ClaimId, Rest, Scope};
 use crate::wire::bulk::{BLOCK_BYTES, Block, DATA_BYTES_MAX, Entry, Node, Placed, Sum, ToSource, ToTarget};
@@ -503,8 +503,8 @@ impl Source<'_> {
             }
             whole.insert(node.inode, size);
             for segment in self.segments(node.inode, 0, size)? {
-                if segment.is_data {
-                    self.sums(node.inode, &segment, &mut blocks)?;
+                if segment.is_data && !self.sums(node.inode, &segment, &mut blocks)? {
+                    whole.remove(&node.inode);
                 }
             }
         }
@@ -532,8 +532,10 @@ impl Source<'_> {
         Ok(compared)
     }
 
-    /// The sums of a run of data, block by block.
-    fn sums(&self, inode: InodeId, run: &Segment, blocks: &mut Vec<Block>) -> Result<(), CopyError> {
+    /// The sums of a run of data, block by block. False when it is not all data after all: there is more to do than
+    /// to compare.
+    fn sums(&self, inode: InodeId, run: &Segment, blocks: &mut Vec<Block>) -> Result<bool, CopyError> {
+        let mut all = true;
         let mut offset = run.offset;
         while offset < run.end() {
             let length = block_length(offset, run.end());
@@ -541,15 +543,19 @@ impl Source<'_> {
             if data.is_empty() {
                 break;
             }
-            blocks.push(Block {
-                inode,
-                offset,
-                length: data.len() as u32,
-                sum: Sum::of(&data),
-            });
+            if self.layout(inode, offset, &data)?.iter().all(|part| part.is_data) {
+                blocks.push(Block {
+                    inode,
+                    offset,
+                    length: data.len() as u32,
+                    sum: Sum::of(&data),
+                });
+            } else {
+                all = false;
+            }
             offset += length;
         }
-        Ok(())
+        Ok(all)
     }
 
     /// What brings a range over. `wanted` tells which data, by its offset; a target that had the file before needs
@@ -589,24 +595,27 @@ impl Source<'_> {
                     if data.is_empty() {
                         break;
                     }
-                    if self.is_unwritten(inode, at, &data)? {
-                        sent.skipped += length;
-                        if !node.new {
-                            requests.push(ToTarget::Hole {
+                    for part in self.layout(inode, at, &data)? {
+                        let (offset, length) = (part.offset, part.length);
+                        if part.is_data {
+                            let start = (offset - at) as usize;
+                            sent.data += length;
+                            requests.push(ToTarget::Data {
                                 inode,
-                                offset: at,
-                                length,
+                                offset,
+                                data: data.slice(start..start + length as usize),
                             });
+                        } else {
+                            sent.skipped += length;
+                            if !node.new {
+                                requests.push(ToTarget::Hole {
+                                    inode,
+                                    offset,
+                                    length,
+                                });
+                            }
                         }
-                        at += length;
-                        continue;
                     }
-                    sent.data += data.len() as u64;
-                    requests.push(ToTarget::Data {
-                        inode,
-                        offset: at,
-                        data,
-                    });
                 } else {
                     sent.skipped += length;
                 }
@@ -616,18 +625,22 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// True for what was allocated and never written, which looks like data while the kernel has it in its cache.
-    fn is_unwritten(&self, inode: InodeId, offset: u64, data: &[u8]) -> Result<bool, CopyError> {
-        if data.iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
+    /// What of this data, read at `offset`, is data. What was allocated and never written looks like it while the
+    /// kernel has it in its cache, where it is nothing but zeroes.
+    fn layout(&self, inode: InodeId, offset: u64, data: &[u8]) -> Result<Vec<Segment>, CopyError> {
         let length = data.len() as u64;
+        if !has_zero_page(data) {
+            return Ok(vec![Segment {
+                offset,
+                length,
+                is_data: true,
+            }]);
+        }
         match self.store.drop_clean_pages(inode, offset, length) {
             Err(errno) if !is_gone(errno) => return Err(read("look behind the cache of", inode)(errno)),
-            _ => {}
+            Ok(()) | Err(_) => {}
         }
-        let segments = self.segments(inode, offset, length)?;
-        Ok(segments.iter().all(|segment| !segment.is_data))
+        self.segments(inode, offset, length)
     }
 
     /// A file that is not held as a whole. One that the target had before gets its size first: data that only the
@@ -694,11 +707,12 @@ impl Source<'_> {
             }
         } else {
             let mut blocks = Vec::new();
+            let mut all = true;
             for segment in segments.iter().filter(|segment| segment.is_data) {
-                self.sums(inode, segment, &mut blocks)?;
+                all &= self.sums(inode, segment, &mut blocks)?;
             }
             let compared = self.compare(lane, &blocks)?;
-            let all = compared.iter().all(|(_, equal)| *equal);
+            all &= compared.iter().all(|(_, equal)| *equal);
             if all && segments.iter().all(|segment| segment.is_data) {
                 self.progress.skipped(length);
                 return Ok(true);
