@@ -7,7 +7,11 @@ use crate::operation::{Errno as OurErrno, InodeId};
 use crate::wire::bulk::{BLOCK_BYTES, Block, Sum};
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::{Errno, Result};
+use std::collections::VecDeque;
 use std::num::NonZeroU64;
+
+/// The kernel caches, and drops, up to so much as one (a huge page).
+const CACHED_TOGETHER_BYTES: u64 = 2 << 20;
 
 /// Part of a file that is either data or hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,15 +69,19 @@ impl Store {
             return Ok(Vec::new());
         };
         let (start, length) = (first.offset, end(last) - first.offset);
-        let segments = segments(&file, start, length)?;
-        let mut ahead = segments.iter().filter(|segment| segment.is_data).peekable();
+        let mut data = data_within(&file, start, length)?;
+        let mut settled = false;
         let mut equal = Vec::with_capacity(run.len());
         for block in run {
-            while ahead.next_if(|segment| segment.end() <= block.offset).is_some() {}
-            let is_data = ahead
-                .peek()
-                .is_some_and(|segment| segment.offset <= block.offset && end(block) <= segment.end());
-            equal.push(is_data && has(&file, block, buffer)?);
+            let mut is_equal = data.covers(block) && has(&file, block, buffer)?;
+            if is_equal && !settled && has_zero_page(&buffer[..block.length as usize]) {
+                // Perhaps it was never written, see `Store::data_segments`.
+                self.settle_file(&file, start, length)?;
+                data = data_within(&file, start, length)?;
+                settled = true;
+                is_equal = data.covers(block);
+            }
+            equal.push(is_equal);
         }
         Ok(equal)
     }
@@ -124,8 +132,8 @@ impl Store {
 
     /// The data and the holes of a range as far as the file reaches, in order and without gaps.
     ///
-    /// What was allocated and never written is a hole, but data as long as the kernel has read it into its cache.
-    /// Where data turns out to be nothing but zeroes, [`Store::drop_clean_pages`] and a second look tell.
+    /// What was allocated and never written is a hole, but data as long as the kernel has it in its cache. Where
+    /// data turns out to be nothing but zeroes, [`Store::settle`] and a second look tell.
     pub fn data_segments(
         &self,
         inode: InodeId,
@@ -136,16 +144,54 @@ impl Store {
         Ok(segments(&file, offset, length)?)
     }
 
-    /// Takes what need not be written back of a range out of the kernel's cache; with length 0 to the end.
-    pub fn drop_clean_pages(
-        &self,
-        inode: InodeId,
-        offset: u64,
-        length: u64,
-    ) -> std::result::Result<(), OurErrno> {
+    /// Makes [`Store::data_segments`] tell the truth about what was allocated and never written in this range:
+    /// writes the file back, and takes the range out of the kernel's cache. Costs what `fdatasync` costs.
+    pub fn settle(&self, inode: InodeId, offset: u64, length: u64) -> std::result::Result<(), OurErrno> {
         let file = self.open(inode, Access::Read)?;
-        Ok(drop_clean_pages(&file, offset, length)?)
+        Ok(self.settle_file(&file, offset, length)?)
     }
+
+    /// Written back first: what is cached together with something dirty does not leave the cache. Only what lies
+    /// wholly within the range does, so that is widened.
+    fn settle_file(&self, file: &Opened, offset: u64, length: u64) -> Result<()> {
+        self.durable.write_back(file)?;
+        let start = offset - offset % CACHED_TOGETHER_BYTES;
+        let end = offset
+            .saturating_add(length)
+            .checked_next_multiple_of(CACHED_TOGETHER_BYTES);
+        // None: to the end of the file.
+        let length = end.and_then(|end| NonZeroU64::new(end - start));
+        rustix::fs::fadvise(file.fd(), start, length, Advice::DontNeed)
+    }
+}
+
+/// The runs of data of a range, as blocks are asked for in ascending order.
+struct DataWithin {
+    /// The first is the one that the last block asked for was in, or the next.
+    ahead: VecDeque<Segment>,
+}
+
+impl DataWithin {
+    /// No part of the block is hole.
+    fn covers(&mut self, block: &Block) -> bool {
+        while self
+            .ahead
+            .front()
+            .is_some_and(|segment| segment.end() <= block.offset)
+        {
+            self.ahead.pop_front();
+        }
+        self.ahead
+            .front()
+            .is_some_and(|segment| segment.offset <= block.offset && end(block) <= segment.end())
+    }
+}
+
+fn data_within(file: &Opened, offset: u64, length: u64) -> Result<DataWithin> {
+    let segments = segments(file, offset, length)?;
+    Ok(DataWithin {
+        ahead: segments.into_iter().filter(|segment| segment.is_data).collect(),
+    })
 }
 
 fn follows(one: &Block, next: &Block) -> bool {
@@ -178,17 +224,7 @@ fn has(file: &Opened, block: &Block, buffer: &mut [u8]) -> Result<bool> {
             Err(errno) => return Err(errno),
         }
     }
-    if Sum::of(buffer) != block.sum {
-        return Ok(false);
-    }
-    if !has_zero_page(buffer) {
-        return Ok(true);
-    }
-    // Perhaps never written, see `Store::data_segments`.
-    let length = u64::from(block.length);
-    drop_clean_pages(file, block.offset, length)?;
-    let segments = segments(file, block.offset, length)?;
-    Ok(segments.iter().all(|segment| segment.is_data))
+    Ok(Sum::of(buffer) == block.sum)
 }
 
 /// A hole begins at the end of the file at the latest: what the kernel calls one there is none here.
@@ -231,8 +267,4 @@ fn next_data(file: &Opened, offset: u64) -> Result<Option<u64>> {
         Err(Errno::NXIO) => Ok(None),
         Err(errno) => Err(errno),
     }
-}
-
-fn drop_clean_pages(file: &Opened, offset: u64, length: u64) -> Result<()> {
-    rustix::fs::fadvise(file.fd(), offset, NonZeroU64::new(length), Advice::DontNeed)
 }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 pub(super) struct Durable {
     pub(super) written: Written,
     roots: Arc<Vec<Root>>,
-    /// A failed `syncfs` that nobody asked for. The next sync or checkpoint reports it.
+    /// A failed `syncfs` or write-back that nobody asked for. The next sync or checkpoint reports it.
     fault: Mutex<Option<Errno>>,
     /// Held during such a `syncfs`.
     relieving: Mutex<()>,
@@ -62,6 +62,16 @@ impl Durable {
         {
             *lock(&self.fault) = Some(errno);
         }
+    }
+
+    /// Writes one file's pages back outside any sync. The error is seen once per descriptor, so it is kept for the
+    /// next sync or checkpoint, too.
+    pub(super) fn write_back(&self, file: &Opened) -> rustix::io::Result<()> {
+        let result = rustix::fs::fdatasync(file.fd());
+        if let Err(errno) = result {
+            *lock(&self.fault) = Some(errno.into());
+        }
+        result
     }
 
     fn take_fault(&self) -> Result<(), Errno> {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rustix::fs::FileType;
 use rustix::io::Errno as System;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -536,6 +536,7 @@ impl Source<'_> {
     /// to compare.
     fn sums(&self, inode: InodeId, run: &Segment, blocks: &mut Vec<Block>) -> Result<bool, CopyError> {
         let mut all = true;
+        let mut unsettled = Some(run.offset..run.end());
         let mut offset = run.offset;
         while offset < run.end() {
             let length = block_length(offset, run.end());
@@ -543,7 +544,8 @@ impl Source<'_> {
             if data.is_empty() {
                 break;
             }
-            if self.layout(inode, offset, &data)?.iter().all(|part| part.is_data) {
+            let layout = self.layout(inode, offset, &data, &mut unsettled)?;
+            if layout.iter().all(|part| part.is_data) {
                 blocks.push(Block {
                     inode,
                     offset,
@@ -570,6 +572,7 @@ impl Source<'_> {
         sent: &mut Sent,
     ) -> Result<(), CopyError> {
         let inode = node.inode;
+        let mut unsettled = Some(offset..offset + length);
         for segment in self.segments(inode, offset, length)? {
             if !segment.is_data {
                 sent.skipped += segment.length;
@@ -595,7 +598,7 @@ impl Source<'_> {
                     if data.is_empty() {
                         break;
                     }
-                    for part in self.layout(inode, at, &data)? {
+                    for part in self.layout(inode, at, &data, &mut unsettled)? {
                         let (offset, length) = (part.offset, part.length);
                         if part.is_data {
                             let start = (offset - at) as usize;
@@ -627,7 +630,15 @@ impl Source<'_> {
 
     /// What of this data, read at `offset`, is data. What was allocated and never written looks like it while the
     /// kernel has it in its cache, where it is nothing but zeroes.
-    fn layout(&self, inode: InodeId, offset: u64, data: &[u8]) -> Result<Vec<Segment>, CopyError> {
+    ///
+    /// `unsettled` is the range that `data` belongs to, until it has been looked at more closely once.
+    fn layout(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        data: &[u8],
+        unsettled: &mut Option<Range<u64>>,
+    ) -> Result<Vec<Segment>, CopyError> {
         let length = data.len() as u64;
         if !has_zero_page(data) {
             return Ok(vec![Segment {
@@ -636,9 +647,11 @@ impl Source<'_> {
                 is_data: true,
             }]);
         }
-        match self.store.drop_clean_pages(inode, offset, length) {
-            Err(errno) if !is_gone(errno) => return Err(read("look behind the cache of", inode)(errno)),
-            Ok(()) | Err(_) => {}
+        if let Some(range) = unsettled.take() {
+            match self.store.settle(inode, range.start, range.end - range.start) {
+                Err(errno) if !is_gone(errno) => return Err(read("look behind the cache of", inode)(errno)),
+                Ok(()) | Err(_) => {}
+            }
         }
         self.segments(inode, offset, length)
     }

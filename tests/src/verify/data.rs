@@ -23,8 +23,8 @@ pub(super) fn compare(
     if maps.0 != maps.1 {
         // Of what was allocated and not written, the kernel counts as data whatever its cache holds pages of:
         // somebody has read it on one side.
-        drop_clean_pages(first, path)?;
-        drop_clean_pages(second, path)?;
+        settle(first, path)?;
+        settle(second, path)?;
         maps = (data_map(first, size, path)?, data_map(second, size, path)?);
     }
     let (map, other_map) = maps;
@@ -72,7 +72,9 @@ fn read(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64, path: &Path) -> Re
     Ok(())
 }
 
-fn drop_clean_pages(file: &OwnedFd, path: &Path) -> Result<()> {
+/// What is cached together with something dirty does not leave the cache.
+fn settle(file: &OwnedFd, path: &Path) -> Result<()> {
+    rustix::fs::fdatasync(file).on("write back", path)?;
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed).on("drop the cached pages of", path)
 }
 

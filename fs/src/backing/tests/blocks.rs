@@ -189,7 +189,7 @@ fn what_was_only_allocated_turns_out_a_hole_when_the_cache_is_dropped() {
     fs::read(scratch.path("file")).unwrap();
     let segments = || scratch.store.data_segments(inode, 0, BLOCK_BYTES).unwrap();
     assert_eq!(segments(), [segment(0, BLOCK, true)]);
-    scratch.store.drop_clean_pages(inode, 0, BLOCK_BYTES).unwrap();
+    scratch.store.settle(inode, 0, BLOCK_BYTES).unwrap();
     assert_eq!(segments(), [segment(0, BLOCK, false)]);
 }
 

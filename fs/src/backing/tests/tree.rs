@@ -81,6 +81,7 @@ fn content_of(path: &Path, status: &std::fs::Metadata) -> String {
 /// Where data and holes begin. What was allocated and never written is a hole, whether it has been read or not.
 pub(crate) fn holes_of(path: &Path) -> Vec<(u64, u64)> {
     let file = File::open(path).unwrap();
+    file.sync_data().unwrap();
     rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
     let mut found = Vec::new();
     let mut here = 0;

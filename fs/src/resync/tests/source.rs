@@ -62,10 +62,9 @@ impl<'a> Copy<'a> {
                 let (entries, below) = self.entries(directory, &mut found);
                 for part in entries.chunks(NAMES_MAX) {
                     let entries = part.to_vec();
-                    let [ToSource::Placed { outcomes }] =
-                        &self.ask(ToTarget::Place { directory, entries })[..]
-                    else {
-                        panic!("not placed: {directory}");
+                    let answers = self.ask(ToTarget::Place { directory, entries });
+                    let [ToSource::Placed { outcomes }] = &answers[..] else {
+                        panic!("{part:?} in {directory}: {answers:?}");
                     };
                     for (entry, placed) in part.iter().zip(outcomes) {
                         match (&entry.node, placed) {
@@ -147,7 +146,7 @@ impl<'a> Copy<'a> {
 
     fn data(&mut self, inode: InodeId) {
         // What the cache holds of what was never written is not data.
-        self.source.drop_clean_pages(inode, 0, 0).unwrap();
+        self.source.settle(inode, 0, u64::MAX).unwrap();
         for segment in self.source.data_segments(inode, 0, u64::MAX).unwrap() {
             if segment.is_data {
                 let starts = (segment.offset..segment.end()).step_by(BLOCK_BYTES as usize);
@@ -168,8 +167,14 @@ impl<'a> Copy<'a> {
                     self.blocks(inode, part);
                 }
             } else {
+                let size = self.source.status(inode).unwrap().st_size.cast_unsigned();
                 // To the end of its block: a file ends anywhere, a hole does not.
-                let (offset, length) = (segment.offset, segment.length.next_multiple_of(BLOCK_BYTES));
+                let end = if segment.end() < size {
+                    segment.end()
+                } else {
+                    size.next_multiple_of(BLOCK_BYTES)
+                };
+                let (offset, length) = (segment.offset, end - segment.offset);
                 self.written(ToTarget::Hole {
                     inode,
                     offset,
