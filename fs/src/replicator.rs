@@ -256,6 +256,12 @@ impl Replicator {
         inner.primary.revive(inode).then_some(inode)
     }
 
+    /// By which the secondary finds an inode again on its own disk, whatever its names are. None for a root, for an
+    /// inode that was not shipped yet, and for one without a name.
+    pub fn peer_handle(&self, inode: InodeId) -> Option<FileHandle> {
+        self.lock().primary.peer_handle(inode).cloned()
+    }
+
     /// What the secondary had free at its last pong; none while the pair is not in sync. `root` is a root's inode.
     pub fn room_at_peer(&self, root: InodeId) -> Option<Room> {
         let inner = self.lock();

@@ -205,6 +205,11 @@ impl Primary {
         self.tell_dropped(actions);
     }
 
+    /// As [`Names::peer_handle`].
+    pub fn peer_handle(&self, inode: InodeId) -> Option<&FileHandle> {
+        self.names.peer_handle(inode)
+    }
+
     /// As [`Names::revive`].
     pub fn revive(&mut self, inode: InodeId) -> bool {
         self.names.revive(inode)
