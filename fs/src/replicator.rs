@@ -18,7 +18,7 @@ use crate::receiver::Premises;
 use crate::record::{Keeper, random_bytes};
 use crate::session::loss::Loss;
 use crate::session::names::{LookupTicket, Raced};
-use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket};
+use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket, is_broken_disk};
 use crate::wire::frame::Message;
 use crate::wire::message::{
     Generation, Hello, Rejection, Room, SessionId, Start, ToPrimary, ToSecondary, Welcome,
@@ -215,6 +215,23 @@ impl Replicator {
             inner.next_ticket += 1;
             inner.replies.insert(ticket, Box::new(reply));
             self.step(&mut inner, Event::Submit { ticket, operation })
+        };
+        self.carry_out(deferred, Runs::Mount);
+    }
+
+    /// A read of this node's disk for an application failed with `errno`. `reply` is called as that of
+    /// [`Replicator::submit`]; never, when the error is that of a broken disk and the secondary can take over.
+    pub fn read_failed(self: &Arc<Self>, errno: Errno, reply: impl FnOnce(Errno) + Send + 'static) {
+        if !is_broken_disk(errno) {
+            return reply(errno);
+        }
+        let deferred = {
+            let mut inner = self.lock();
+            let ticket = Ticket(inner.next_ticket);
+            inner.next_ticket += 1;
+            let reply = move |result: Result<Applied, Errno>| reply(result.err().unwrap_or(errno));
+            inner.replies.insert(ticket, Box::new(reply));
+            self.step(&mut inner, Event::ReadFailed { ticket, errno })
         };
         self.carry_out(deferred, Runs::Mount);
     }

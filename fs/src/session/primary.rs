@@ -15,6 +15,7 @@
 //!                       Ended <-------------------------------------- Alone
 //! ```
 //! From every state a failing disk leads to `Failed`, except from `Alone`, where the errno goes to the application.
+//! A read that fails says "failing disk" only while the secondary can take over: in `InSync` and `Disconnected`.
 
 mod ending;
 mod interface;
@@ -28,7 +29,7 @@ use super::loss::{Loss, LossKind};
 use super::names::{LookupTicket, Names, Raced};
 use super::parked::Parked;
 use super::pending::{Half, InKernel, Pending, Stage, Submitted, entries};
-pub use super::pending::{Slot, Ticket};
+pub use super::pending::{Slot, Ticket, is_broken_disk};
 use super::repair::Settling;
 use super::stream::{Sent, Stream};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
@@ -227,6 +228,7 @@ impl Primary {
                 };
                 self.submit(submitted, awake, actions);
             }
+            Event::ReadFailed { ticket, errno } => self.read_failed(ticket, errno, actions),
             Event::Connected { session, welcome } => self.connected(session, welcome, awake, actions),
             Event::Rejected(rejection) => self.rejected(&rejection, actions),
             Event::Received(message) => self.received(message, awake, actions),

@@ -660,6 +660,50 @@ fn a_repair_that_takes_too_long_or_is_impossible_parts() {
     );
 }
 
+#[test]
+fn a_failed_read_is_a_failing_disk_as_long_as_the_secondary_can_take_over() {
+    for mut here in phases() {
+        let before = here.primary.phase();
+        here.event(primary::Event::ReadFailed {
+            ticket: Ticket(7),
+            errno: EIO,
+        });
+        let in_sync = matches!(before, Phase::InSync { .. } | Phase::Disconnected);
+        let unanswered = in_sync || matches!(before, Phase::Failed { .. });
+        let expected = (!unanswered).then_some(Err(EIO));
+        assert_eq!(here.replied(7), expected, "in {before:?}");
+        let told = |action: &primary::Action| matches!(action, primary::Action::DiskFailing { .. });
+        assert_eq!(here.actions.iter().any(told), in_sync, "in {before:?}");
+        if in_sync {
+            let reason = format!("a read: {EIO}");
+            assert_eq!(here.primary.phase(), Phase::Failed { reason });
+            here.submit(8, write(1));
+            assert_eq!(here.replied(8), None, "from {before:?}");
+        } else {
+            assert_eq!(here.primary.phase(), before);
+        }
+    }
+}
+
+#[test]
+fn a_failed_read_during_a_repair_is_a_failing_disk_and_the_repair_is_not_answered() {
+    let mut here = Here::in_sync(OnPeerLoss::Ask);
+    here.made(2, 1)
+        .submit(1, write(2))
+        .answer(2, applied(4))
+        .done(2, Outcome::Failed(ENOSPC));
+    here.event(primary::Event::ReadFailed {
+        ticket: Ticket(7),
+        errno: EIO,
+    });
+    assert!(matches!(here.primary.phase(), Phase::Failed { .. }));
+    here.event(primary::Event::ReadBack {
+        slot: Slot(2),
+        operations: None,
+    });
+    assert_eq!((here.replied(1), here.replied(7)), (None, None));
+}
+
 /// One event of each kind, by name.
 fn events() -> Vec<(&'static str, primary::Event)> {
     use primary::Event;
@@ -669,6 +713,13 @@ fn events() -> Vec<(&'static str, primary::Event)> {
             Event::Submit {
                 ticket: Ticket(50),
                 operation: create(9),
+            },
+        ),
+        (
+            "unread",
+            Event::ReadFailed {
+                ticket: Ticket(51),
+                errno: EIO,
             },
         ),
         (
@@ -779,6 +830,7 @@ fn every_state_of_a_primary_takes_every_event() {
     // Columns: no session, in sync, disconnected, lost for now, lost for good, parting, alone, failed, ended.
     let table = [
         ("submit", "none sync disc decide decide part alone fail ended"),
+        ("unread", "none fail fail decide decide part alone fail ended"),
         ("connected", "sync sync sync sync decide part alone fail ended"),
         (
             "rejected",
