@@ -360,13 +360,14 @@ impl Replicator {
         let mut phases = self.phases();
         self.event(Event::End, Runs::Task);
         let ended = |phase: &Phase| matches!(phase, Phase::Ended | Phase::Failed { .. } | Phase::Deciding(_));
+        let mut over = self.over.subscribe();
         // The secondary may be lost while it is told; then its copy is not known to be clean, and ours is.
-        let phase = phases
-            .wait_for(ended)
-            .await
-            .map(|phase| phase.clone())
-            .unwrap_or(Phase::Ended);
-        match phase {
+        tokio::select! {
+            _ = phases.wait_for(ended) => {}
+            // Abandoned: somebody does not want to wait for a secondary that does not answer.
+            _ = over.wait_for(|over| *over) => {}
+        }
+        match self.view().phase {
             Phase::Ended => {
                 // The note is written after the phase changed; `over` says that it is on disk.
                 if self.over.subscribe().wait_for(|over| *over).await.is_err() {
@@ -387,8 +388,12 @@ impl Replicator {
         }
     }
 
-    /// Leaves everything as it is: the mount was aborted. What was not answered is lost, which is reported.
+    /// Leaves everything as it is: the mount was aborted. What was not answered is lost, which is reported. A clean end
+    /// that is under way gives up.
     pub fn abandon(&self) {
+        if *self.over.borrow() {
+            return;
+        }
         let (lost, out) = {
             let mut inner = self.lock();
             (inner.primary.queue_depth(), inner.out.take())
