@@ -97,7 +97,7 @@ fn refuse_overlap(dir: &Path) -> anyhow::Result<()> {
     if let Some(other) = cover::overlapping(dir, &mounts) {
         anyhow::bail!(
             "{} overlaps with {}, which has a read-only cover, as the directory of a module that is secondary or \
-             stopped; a directory belongs to one module only",
+             stopped; a directory belongs to one module only (if none has that any more, unmount the cover)",
             dir.display(),
             other.point.display()
         );
