@@ -24,7 +24,7 @@ use crate::replicator::Replicator;
 use crate::session::secondary::Secondary;
 use crate::wire::message::Offer;
 use anyhow::Context;
-use directories::open_directories;
+use directories::Directories;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
@@ -55,8 +55,8 @@ struct Shown {
 /// A module that is served by this process.
 pub struct Module {
     config: Config,
-    /// The directories, opened before anything was mounted over them.
-    roots: Vec<OwnedFd>,
+    /// Opened before anything was mounted over them.
+    directories: Directories,
     role: RwLock<Role>,
     /// Held during every change of role. Not empty only on a primary.
     mounts: Mutex<Vec<Mounted>>,
@@ -77,11 +77,11 @@ impl Module {
     /// Opens the directories, clears what a killed predecessor left, covers them, and listens for the peer.
     pub async fn start(config: Config) -> anyhow::Result<Arc<Self>> {
         let keeper = Arc::new(Keeper::open(&config.state, &config.module)?);
-        let roots = tokio::task::block_in_place(|| open_directories(&config))?;
+        let directories = tokio::task::block_in_place(|| Directories::open(&config))?;
         let endpoint = Endpoint::bind(&config).context("cannot begin to listen for the peer")?;
         let module = Arc::new(Module {
             config,
-            roots,
+            directories,
             role: RwLock::new(Role::Stopped { unlocked: false }),
             mounts: Mutex::new(Vec::new()),
             shown: std::sync::Mutex::default(),
@@ -139,6 +139,7 @@ impl Module {
     /// A store for a new role: numbers of inodes mean nothing beyond one role.
     fn store(&self) -> anyhow::Result<Arc<Store>> {
         let roots: Vec<OwnedFd> = self
+            .directories
             .roots
             .iter()
             .map(OwnedFd::try_clone)
@@ -171,6 +172,7 @@ impl Module {
             Role::Stopped { .. } => {}
         }
         tokio::task::block_in_place(|| {
+            self.refuse_overlaps()?;
             self.cover_or_refuse()?;
             self.warn_of_holders()
         })?;

@@ -322,10 +322,12 @@ impl RecordFile {
     }
 }
 
-/// The record in memory and on disk, kept equal.
+/// The record in memory and on disk, kept equal. Lock order: `file`, `current`; only the first is held while the disk
+/// is waited for, so that whoever only looks (a status, a caller) waits for no disk.
 #[derive(Debug)]
 pub struct Keeper {
-    file: RecordFile,
+    file: Mutex<RecordFile>,
+    state: PathBuf,
     current: Mutex<Record>,
 }
 
@@ -334,12 +336,16 @@ impl Keeper {
     pub fn open(state: &Path, module: &str) -> Result<Self, RecordError> {
         let file = RecordFile::open(state, module)?;
         let current = Mutex::new(file.load()?);
-        Ok(Keeper { file, current })
+        Ok(Keeper {
+            file: Mutex::new(file),
+            state: state.to_owned(),
+            current,
+        })
     }
 
     /// The state directory.
     pub fn state(&self) -> &Path {
-        self.file.path.parent().unwrap_or(Path::new("/"))
+        &self.state
     }
 
     /// The record as it is on disk.
@@ -349,14 +355,16 @@ impl Keeper {
 
     /// Changes the record; durable when this returns. After an error the old record stands.
     pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<Record, RecordError> {
-        let mut current = self.lock();
+        // Nothing in there is changed: a panic elsewhere cannot leave it half changed.
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current();
         let mut next = current.clone();
         change(&mut next);
-        if next != *current {
-            self.file.save(&next)?;
-            *current = next;
+        if next != current {
+            file.save(&next)?;
+            *self.lock() = next.clone();
         }
-        Ok(current.clone())
+        Ok(next)
     }
 
     fn lock(&self) -> MutexGuard<'_, Record> {

@@ -19,7 +19,7 @@ use crate::record::{Keeper, random_bytes};
 use crate::session::coverage::ClaimId;
 use crate::session::loss::Loss;
 use crate::session::names::{LookupTicket, Raced};
-use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket};
+use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket, is_broken_disk};
 use crate::wire::frame::Message;
 use crate::wire::message::{
     Generation, Hello, Rejection, Room, SessionId, Start, ToPrimary, ToSecondary, Welcome,
@@ -230,6 +230,23 @@ impl Replicator {
         self.carry_out(deferred, Runs::Mount);
     }
 
+    /// A read of this node's disk for an application failed with `errno`. `reply` is called as that of
+    /// [`Replicator::submit`]; never, when the error is that of a broken disk and the secondary can take over.
+    pub fn read_failed(self: &Arc<Self>, errno: Errno, reply: impl FnOnce(Errno) + Send + 'static) {
+        if !is_broken_disk(errno) {
+            return reply(errno);
+        }
+        let deferred = {
+            let mut inner = self.lock();
+            let ticket = Ticket(inner.next_ticket);
+            inner.next_ticket += 1;
+            let reply = move |result: Result<Applied, Errno>| reply(result.err().unwrap_or(errno));
+            inner.replies.insert(ticket, Box::new(reply));
+            self.step(&mut inner, Event::ReadFailed { ticket, errno })
+        };
+        self.carry_out(deferred, Runs::Mount);
+    }
+
     /// To be called before a name is read from the backing directory.
     pub fn begin_lookup(&self, directory: InodeId) -> LookupTicket {
         self.lock().primary.begin_lookup(directory)
@@ -271,6 +288,12 @@ impl Replicator {
             None => return None,
         };
         (inner.primary.revive(inode) || lingering.is_none()).then_some(inode)
+    }
+
+    /// By which the secondary finds an inode again on its own disk, whatever its names are. None for a root, for an
+    /// inode that was not shipped yet, and for one without a name.
+    pub fn peer_handle(&self, inode: InodeId) -> Option<FileHandle> {
+        self.lock().primary.peer_handle(inode).cloned()
     }
 
     /// What the secondary had free at its last pong; none while the pair is not in sync. `root` is a root's inode.
@@ -361,13 +384,14 @@ impl Replicator {
         self.copies.give_up();
         self.event(Event::End, Runs::Task);
         let ended = |phase: &Phase| matches!(phase, Phase::Ended | Phase::Failed { .. } | Phase::Deciding(_));
+        let mut over = self.over.subscribe();
         // The secondary may be lost while it is told; then its copy is not known to be clean, and ours is.
-        let phase = phases
-            .wait_for(ended)
-            .await
-            .map(|phase| phase.clone())
-            .unwrap_or(Phase::Ended);
-        match phase {
+        tokio::select! {
+            _ = phases.wait_for(ended) => {}
+            // Abandoned: somebody does not want to wait for a secondary that does not answer.
+            _ = over.wait_for(|over| *over) => {}
+        }
+        match self.view().phase {
             Phase::Ended => {
                 // The note is written after the phase changed; `over` says that it is on disk.
                 if self.over.subscribe().wait_for(|over| *over).await.is_err() {
@@ -388,8 +412,12 @@ impl Replicator {
         }
     }
 
-    /// Leaves everything as it is: the mount was aborted. What was not answered is lost, which is reported.
+    /// Leaves everything as it is: the mount was aborted. What was not answered is lost, which is reported. A clean end
+    /// that is under way gives up.
     pub fn abandon(&self) {
+        if *self.over.borrow() {
+            return;
+        }
         let (lost, out) = {
             let mut inner = self.lock();
             (inner.primary.queue_depth(), inner.out.take())

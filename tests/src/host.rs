@@ -112,6 +112,12 @@ impl HostHandle<'_> {
         }
     }
 
+    /// Lets every read of the host's volatile disk fail, of what no cache has, until its power is cut.
+    pub fn fail_reads(&self) -> Result<()> {
+        let host = self.name.to_owned();
+        self.lab.ask(Order::FailReads { host }).map(drop)
+    }
+
     /// Waits until a look at the host shows what is wanted.
     pub fn wait_for(&self, what: &str, mut holds: impl FnMut(&HostPicture) -> bool) -> Result<()> {
         wait::until(self.lab.limit(), what, || {

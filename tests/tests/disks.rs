@@ -3,13 +3,17 @@
 
 use lab::Lab;
 use lab::disk::ext4::DiskOptions;
+use lab::error::Attempt;
 use lab::mirror::MirrorOptions;
+use lab::mirrors::mirror_of;
 use lab::status::Wanted;
 use lab::verify::Options;
+use skfs::control::command::Command;
 use skfs::control::event::What;
-use skfs::control::status::State;
+use skfs::control::status::{State, SubState};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 
 const SMALL: DiskOptions = DiskOptions {
     size_bytes: 32 << 20,
@@ -108,4 +112,80 @@ fn what_was_synced_survives_the_loss_of_power_on_both_hosts() {
             }
         }
     }
+}
+
+/// A file of the primary whose content is in no cache, on a disk whose reads fail from now on.
+fn make_unreadable(lab: &Lab, dir: &Path) {
+    let (code, output) = run(
+        lab,
+        "a",
+        dir,
+        "echo kept > other; dd if=/dev/urandom of=file bs=64k count=4 conv=fsync",
+    );
+    assert_eq!(code, Some(0), "{output}");
+    let copy = lab.backing("a", dir).unwrap().join("file");
+    let through_the_mount = dir.join("file");
+    lab.host("a").within(|| drop_cached(&through_the_mount)).unwrap();
+    drop_cached(&copy).unwrap();
+    lab.host("a").fail_reads().unwrap();
+}
+
+fn drop_cached(path: &Path) -> lab::Result<()> {
+    let file = fs::File::open(path).on("open", path)?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).on("drop the cache of", path)
+}
+
+/// A command on a host that may never be answered.
+fn spawn(lab: &Lab, host: &str, dir: &Path, script: &str) -> Child {
+    let mut command = lab.host(host).command("sh").unwrap();
+    let script = format!("cd {} && {{ {script}; }} 2>&1", dir.display());
+    command
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_read_that_fails_in_sync_is_not_answered_and_the_secondary_takes_over() {
+    let (lab, dir) = mirror_on([Some(VOLATILE), None]);
+    make_unreadable(&lab, &dir);
+    let mut reader = spawn(&lab, "a", &dir, "cat file");
+    lab.wait_for(lab.limit(), "the primary says that its disk fails", |status| {
+        mirror_of(status, "a", &dir).is_some_and(|mirror| {
+            mirror.sub_state == Some(SubState::NotReady)
+                && mirror.reason.iter().any(|why| why.contains("disk fails (a read"))
+        })
+    })
+    .unwrap();
+    let told = |one: &lab::keeper::events::Recorded| matches!(one.event.what, What::DiskFailing { .. });
+    assert!(lab.events("a").unwrap().iter().any(told));
+    // A write is not answered any more either: the secondary, which has everything, takes over.
+    let mut writer = spawn(&lab, "a", &dir, "echo more >> other");
+    lab.promote("b", None, false).unwrap();
+    let (code, output) = run(&lab, "b", &dir, "wc -c < file; cat other");
+    assert_eq!((code, output.as_str()), (Some(0), "262144\nkept\n"));
+    for child in [&mut reader, &mut writer] {
+        assert_eq!(child.try_wait().unwrap(), None, "it was answered");
+    }
+    lab.command("a", &dir, Command::Stop { abort: true }).unwrap();
+    for child in [reader, writer] {
+        assert!(!child.wait_with_output().unwrap().status.success());
+    }
+}
+
+#[test]
+fn a_read_that_fails_without_a_secondary_is_the_applications_error() {
+    let (lab, dir) = mirror_on([Some(VOLATILE), None]);
+    lab.host("b").kill().unwrap();
+    let (code, output) = run(&lab, "a", &dir, "echo alone > first");
+    assert_eq!(code, Some(0), "{output}");
+    lab.wait_state("a", None, Wanted::State(State::Alone)).unwrap();
+    make_unreadable(&lab, &dir);
+    let (code, output) = run(&lab, "a", &dir, "cat file");
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("Input/output error"), "{output}");
+    lab.wait_state("a", None, Wanted::State(State::Alone)).unwrap();
+    let (code, output) = run(&lab, "a", &dir, "cat first");
+    assert_eq!((code, output.as_str()), (Some(0), "alone\n"));
 }

@@ -55,11 +55,11 @@ impl Tree {
                     node,
                     Operation::SetAttributes { inode, attributes },
                     move |tree, result| {
-                        reply(result.and_then(|_| tree.attributes(inode, node)));
+                        tree.answer(result.and_then(|_| tree.attributes(inode, node)), reply);
                     },
                 );
             }
-            Err(errno) => reply(Err(errno)),
+            Err(errno) => self.fail(errno, |errno| reply(Err(errno))),
         }
     }
 
@@ -89,7 +89,7 @@ impl Tree {
         });
         let (inode, mode) = match planned {
             Ok(planned) => planned,
-            Err(errno) => return reply(Err(errno)),
+            Err(errno) => return self.fail(errno, |errno| reply(Err(errno))),
         };
         let write_back = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let operation = Operation::Write {
@@ -136,7 +136,7 @@ impl Tree {
         });
         match planned {
             Ok(operation) => self.change(span.node, operation, |_, result| reply(result.map(drop))),
-            Err(errno) => reply(Err(errno)),
+            Err(errno) => self.fail(errno, |errno| reply(Err(errno))),
         }
     }
 
@@ -172,7 +172,7 @@ impl Tree {
             Ok(operation) => self.change(target, operation, |_, result| {
                 reply(result.map(|applied| applied.length as u32));
             }),
-            Err(errno) => reply(Err(errno)),
+            Err(errno) => self.fail(errno, |errno| reply(Err(errno))),
         }
     }
 
@@ -203,7 +203,7 @@ impl Tree {
         });
         match planned {
             Ok(operation) => self.change(node, operation, |_, result| reply(result.map(drop))),
-            Err(errno) => reply(Err(errno)),
+            Err(errno) => self.fail(errno, |errno| reply(Err(errno))),
         }
     }
 
@@ -222,7 +222,7 @@ impl Tree {
         });
         match planned {
             Ok(operation) => self.change(node, operation, |_, result| reply(result.map(drop))),
-            Err(errno) => reply(Err(errno)),
+            Err(errno) => self.fail(errno, |errno| reply(Err(errno))),
         }
     }
 
@@ -240,7 +240,7 @@ impl Tree {
                         reply(result.map(drop))
                     });
             }
-            Err(errno) => reply(Err(errno)),
+            Err(errno) => self.fail(errno, |errno| reply(Err(errno))),
         }
     }
 

@@ -52,7 +52,7 @@ impl Tree {
         });
         match read {
             Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno::reply(errno)),
+            Err(errno) => self.fail(errno, |errno| reply.error(errno::reply(errno))),
         }
     }
 
@@ -77,7 +77,7 @@ impl Tree {
         });
         match read.err().or(failed) {
             // What was added was counted, so it must be sent; the next call meets the error again.
-            Some(errno) if !added => reply.error(errno::reply(errno)),
+            Some(errno) if !added => self.fail(errno, |errno| reply.error(errno::reply(errno))),
             _ => reply.ok(),
         }
     }

@@ -37,12 +37,12 @@ impl Tree {
     ) {
         let create = match self.plan_create(caller, place, kind, mode, umask) {
             Ok(create) => create,
-            Err(errno) => return reply(Err(errno)),
+            Err(errno) => return self.fail(errno, |errno| reply(Err(errno))),
         };
         let inode = create.inode;
         let operation = Operation::Create(create);
         self.change_names(operation, &[place], move |tree, result| {
-            reply(result.and_then(|applied| tree.created(inode, applied)));
+            tree.answer(result.and_then(|applied| tree.created(inode, applied)), reply);
         });
     }
 
@@ -98,7 +98,7 @@ impl Tree {
         });
         let (inode, parent, name) = match planned {
             Ok(planned) => planned,
-            Err(errno) => return reply(Err(errno)),
+            Err(errno) => return self.fail(errno, |errno| reply(Err(errno))),
         };
         let operation = Operation::Link {
             inode,
@@ -107,7 +107,7 @@ impl Tree {
             time: clock::stamp(),
         };
         self.change_names(operation, &[place], move |tree, result| {
-            reply(result.and_then(|_| tree.linked(inode)));
+            tree.answer(result.and_then(|_| tree.linked(inode)), reply);
         });
     }
 
@@ -122,7 +122,7 @@ impl Tree {
             Ok(unlink) => self.change_names(Operation::Unlink(unlink), &[place], |_, result| {
                 reply(result.map(drop))
             }),
-            Err(errno) => reply(Err(errno)),
+            Err(errno) => self.fail(errno, |errno| reply(Err(errno))),
         }
     }
 
@@ -158,7 +158,7 @@ impl Tree {
                     reply(result.map(drop))
                 });
             }
-            Err(errno) => reply(Err(errno)),
+            Err(errno) => self.fail(errno, |errno| reply(Err(errno))),
         }
     }
 

@@ -86,7 +86,7 @@ impl Filesystem for Files {
             Err(Errno(number)) if number == System::NOENT.raw_os_error() => {
                 reply.entry(&TTL, &attributes::of_nothing(), Generation(0));
             }
-            Err(errno) => reply.error(errno::reply(errno)),
+            Err(errno) => self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
         }
     }
 
@@ -102,7 +102,7 @@ impl Filesystem for Files {
             .and_then(|inode| self.0.attributes(inode, node));
         match attributes {
             Ok(attributes) => reply.attr(&TTL, &attributes),
-            Err(errno) => reply.error(errno::reply(errno)),
+            Err(errno) => self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
         }
     }
 
@@ -148,7 +148,7 @@ impl Filesystem for Files {
             .and_then(|inode| self.0.store.link_target(inode))
         {
             Ok(target) => reply.data(&target),
-            Err(errno) => reply.error(errno::reply(errno)),
+            Err(errno) => self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
         }
     }
 
@@ -245,11 +245,11 @@ impl Filesystem for Files {
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let inode = match self.0.inodes.inode(node) {
             Ok(inode) => inode,
-            Err(errno) => return reply.error(errno::reply(errno)),
+            Err(errno) => return self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
         };
         match self.0.open(inode, flags) {
             Ok(handle) => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
-            Err(errno) => reply.error(errno::reply(errno)),
+            Err(errno) => self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
         }
     }
 
@@ -269,7 +269,7 @@ impl Filesystem for Files {
         };
         let file = match self.0.readable(open) {
             Ok(file) => file,
-            Err(errno) => return reply.error(errno::reply(errno)),
+            Err(errno) => return self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
         };
         READ_BUFFER.with_borrow_mut(|buffer| {
             let size = size as usize;
@@ -278,7 +278,7 @@ impl Filesystem for Files {
             }
             match read_fully(&file, &mut buffer[..size], offset) {
                 Ok(length) => reply.data(&buffer[..length]),
-                Err(errno) => reply.error(errno::reply(errno)),
+                Err(errno) => self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
             }
         });
     }
@@ -354,7 +354,7 @@ impl Filesystem for Files {
                 self.0.directories.open(Arc::new(Mutex::new(listing))),
                 FopenFlags::empty(),
             ),
-            Err(errno) => reply.error(errno::reply(errno)),
+            Err(errno) => self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
         }
     }
 
@@ -433,7 +433,7 @@ impl Filesystem for Files {
                     u32::try_from(space.f_frsize).unwrap_or(u32::MAX),
                 );
             }
-            Err(errno) => reply.error(errno::reply(errno)),
+            Err(errno) => self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
         }
     }
 
@@ -462,7 +462,8 @@ impl Filesystem for Files {
             let name = xattr_name(name.as_bytes(), System::NODATA)?;
             self.0.store.xattr(inode, &name)
         });
-        answer_xattr(reply, size, value);
+        self.0
+            .answer(value, move |value| answer_xattr(reply, size, value));
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
@@ -471,11 +472,9 @@ impl Filesystem for Files {
             .inodes
             .inode(node)
             .and_then(|inode| self.0.store.xattr_names(inode));
-        answer_xattr(
-            reply,
-            size,
-            names.map(|names| visible_xattrs(&names, request.uid())),
-        );
+        let shown = names.map(|names| visible_xattrs(&names, request.uid()));
+        self.0
+            .answer(shown, move |shown| answer_xattr(reply, size, shown));
     }
 
     fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -507,7 +506,7 @@ impl Filesystem for Files {
                     let keep = FopenFlags::FOPEN_KEEP_CACHE;
                     reply.created(&TTL, &entry.attributes, entry.generation, handle, keep);
                 }
-                Err(errno) => reply.error(errno::reply(errno)),
+                Err(errno) => tree.fail(errno, |errno| reply.error(errno::reply(errno))),
             }
         };
         let caller = Caller::of(request);
@@ -586,12 +585,12 @@ impl Filesystem for Files {
         };
         let inode = match self.0.inodes.inode(node) {
             Ok(inode) => inode,
-            Err(errno) => return reply.error(errno::reply(errno)),
+            Err(errno) => return self.0.fail(errno, |errno| reply.error(errno::reply(errno))),
         };
         let tree = self.0.clone();
         let answer = move || match tree.store.seek(inode, offset, sought) {
             Ok(position) => reply.offset(position.cast_signed()),
-            Err(errno) => reply.error(errno::reply(errno)),
+            Err(errno) => tree.fail(errno, |errno| reply.error(errno::reply(errno))),
         };
         // The kernel does not write back first, and data in a mapped page would be taken for a hole.
         if self.0.writers.has(inode) {

@@ -83,6 +83,20 @@ impl Named {
 }
 
 impl Tree {
+    /// Answers with an errno that a look at the backing directory gave, unless the disk counts as failing by it and
+    /// the secondary can take over.
+    pub fn fail(&self, errno: Errno, reply: impl FnOnce(Errno) + Send + 'static) {
+        self.replicator.read_failed(errno, reply);
+    }
+
+    /// Answers with what was read of the backing directory; [`Tree::fail`] with the errno.
+    pub fn answer<T>(&self, result: Result<T, Errno>, reply: impl FnOnce(Result<T, Errno>) + Send + 'static) {
+        match result {
+            Ok(value) => reply(Ok(value)),
+            Err(errno) => self.fail(errno, move |errno| reply(Err(errno))),
+        }
+    }
+
     /// The name as ours. `reserved` is what the reserved entry of the root answers.
     pub fn name(&self, parent: INodeNo, name: &OsStr, reserved: System) -> Result<(InodeId, Name), Errno> {
         let directory = self.inodes.inode(parent)?;

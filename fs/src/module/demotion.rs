@@ -12,7 +12,8 @@ use tracing::warn;
 impl Module {
     pub(super) async fn demote(self: &Arc<Self>, abort: bool) -> Result<Reply, Refusal> {
         if abort {
-            // Without the lock: a clean end that waits for a decision holds it, and this is the way out of that.
+            // Without the lock: a clean end holds it that waits, for a decision or for a secondary that does not
+            // answer, and this is the way out of both.
             let shown = std::mem::take(&mut *self.shown());
             tokio::task::block_in_place(|| {
                 for Shown { dir, connection, .. } in shown {
@@ -21,6 +22,9 @@ impl Module {
                     }
                 }
             });
+            if let Role::Primary(replicator) = self.role() {
+                replicator.abandon();
+            }
         }
         let mut mounts = self.mounts.lock().await;
         let mut ended = Ok(());

@@ -24,9 +24,12 @@ impl Module {
             return Ok(Reply::Done);
         }
         let module = self.clone();
-        tokio::task::spawn_blocking(move || module.refuse_holders(ignore_holders))
-            .await
-            .map_err(|error| system("look for programs in the directories", error))??;
+        tokio::task::spawn_blocking(move || {
+            module.refuse_overlaps()?;
+            module.refuse_holders(ignore_holders)
+        })
+        .await
+        .map_err(|error| system("look for programs in the directories", error))??;
         let barred = || match self.keeper.current().bars_primary() {
             Some(reason) if !force => Err(refusal(
                 RefusalKind::NotUpToDate,

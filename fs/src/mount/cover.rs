@@ -56,6 +56,16 @@ pub fn is_covered(dir: &Path) -> Result<bool, MountError> {
     Ok(mountinfo::top_at(dir, &mounts).is_some_and(|top| is_cover(top, &mounts)))
 }
 
+/// A cover of another directory that is inside `dir` or around it. That of `dir` itself is not meant.
+pub fn overlapping<'a>(dir: &Path, mounts: &'a [Mount]) -> Option<&'a Mount> {
+    let overlaps = |mount: &&Mount| {
+        mount.point != dir
+            && (dir.starts_with(&mount.point) || mount.point.starts_with(dir))
+            && is_cover(mount, mounts)
+    };
+    mounts.iter().find(overlaps)
+}
+
 /// A cover is read-only and shows what would be seen without it. The kernel keeps no mark of ours on a bind
 /// mount, so a mount which someone else made exactly so counts as well: it does the same.
 fn is_cover(mount: &Mount, mounts: &[Mount]) -> bool {
@@ -98,6 +108,29 @@ mod tests {
         ];
         for (top, expected) in cases {
             assert_eq!(is_cover(&top, &[below.clone(), top.clone()]), expected, "{top:?}");
+        }
+    }
+
+    #[test]
+    fn a_cover_around_or_inside_a_directory_overlaps_with_it_and_its_own_does_not() {
+        let mounts = [
+            mount(1, 0, 1, "/", "/", false),
+            mount(2, 1, 1, "/srv/db", "/srv/db", true),
+            // Read-only too, and no cover: it shows something else.
+            mount(3, 1, 2, "/", "/srv/cdrom", true),
+        ];
+        let overlapped = |dir: &str| overlapping(Path::new(dir), &mounts).map(|mount| mount.id);
+        for dir in ["/srv/db/inner", "/srv"] {
+            assert_eq!(overlapped(dir), Some(2), "{dir}");
+        }
+        for dir in [
+            "/srv/db",
+            "/srv/database",
+            "/srv/cdrom",
+            "/srv/cdrom/inner",
+            "/var",
+        ] {
+            assert_eq!(overlapped(dir), None, "{dir}");
         }
     }
 

@@ -67,6 +67,14 @@ pub enum MountError {
         /// The mount's source, as `sidekick:db`.
         source_name: String,
     },
+    /// Another process serves the directory, in whatever role, or has locked it.
+    #[error(
+        "{dir} is locked by another process, as skfs does with what it serves; a directory belongs to one module only"
+    )]
+    Claimed {
+        /// Which directory.
+        dir: PathBuf,
+    },
     /// Processes keep the mount or the directory busy.
     #[error("{dir} is in use by {}", holders::list(.holders))]
     Busy {

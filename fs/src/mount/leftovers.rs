@@ -1,5 +1,6 @@
 //! What a killed predecessor left over a directory: its dead mount, its cover.
 
+use super::claim;
 use super::cover;
 use super::error::MountError;
 use super::mountinfo::{self, FILE_SYSTEM_TYPE, Mount};
@@ -15,10 +16,15 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Clears dead mounts and covers of ours from `dir`, so that it shows its own content. Doing it twice is fine.
 /// # Errors
-/// [`MountError::StillServed`] when a process serves a mount of ours there.
+/// [`MountError::StillServed`] when a process serves a mount of ours there, [`MountError::Claimed`] when one serves
+/// the directory without a mount.
 pub fn clear(dir: &Path) -> Result<(), MountError> {
     loop {
-        cover::uncover(dir)?;
+        if cover::is_covered(dir)? {
+            // The cover of a living process stays.
+            drop(claim::claim(dir)?);
+            cover::uncover(dir)?;
+        }
         let mounts = mountinfo::mounts()?;
         let Some(top) = mountinfo::top_at(dir, &mounts) else {
             return Ok(());

@@ -3,6 +3,7 @@
 //! Nothing here knows what is mounted. Mounts are told apart by device, type and source in the mount table,
 //! never by touching a path below them: a dead or slow mount would answer or block.
 
+pub mod claim;
 pub mod cover;
 pub mod error;
 pub mod fusectl;

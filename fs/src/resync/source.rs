@@ -289,7 +289,7 @@ impl Source<'_> {
                 }
             }
         }
-        let bound = brought.bound.clone();
+        let bound: Vec<InodeId> = brought.bound.iter().map(|(inode, _)| *inode).collect();
         self.session.release(claim, brought);
         let mut binding = self.binding();
         for inode in bound {
@@ -369,10 +369,10 @@ impl Source<'_> {
         for ((entry, status), outcome) in entries.into_iter().zip(statuses).zip(outcomes) {
             match (outcome, entry.node, status) {
                 (Placed::Vacant, None, None) => brought.names.push(entry.name),
-                (Placed::There { handle: _, new }, Some(node), Some(status)) => {
+                (Placed::There { handle, new }, Some(node), Some(status)) => {
                     brought.names.push(entry.name);
                     if !node.known {
-                        brought.bound.push(node.inode);
+                        brought.bound.push((node.inode, handle.clone()));
                         new_here.push((node.inode, status, *new));
                     }
                 }

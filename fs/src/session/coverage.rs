@@ -21,7 +21,7 @@
 
 use super::names::Names;
 use super::pending::{Slot, entries};
-use crate::operation::{InodeId, Name, Operation, RenameMode, Victim};
+use crate::operation::{FileHandle, InodeId, Name, Operation, RenameMode, Victim};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
@@ -45,8 +45,9 @@ pub struct Scope {
 pub struct Brought {
     /// These names of the claim are the same on the target now; the claim's others are stale.
     pub names: Vec<Name>,
-    /// The target was told of these inodes. Their data, where they have any, and attributes are still missing.
-    pub bound: Vec<InodeId>,
+    /// The target was told of these inodes, and has these handles of them. Their data, where they have any, and
+    /// attributes are still missing.
+    pub bound: Vec<(InodeId, FileHandle)>,
     /// These inodes are finished.
     pub finished: Vec<InodeId>,
 }
@@ -308,7 +309,8 @@ impl Coverage {
                 }
             }
         }
-        self.unfinished.extend(&brought.bound);
+        self.unfinished
+            .extend(brought.bound.iter().map(|(inode, _)| *inode));
         for inode in &brought.finished {
             self.unfinished.remove(inode);
         }

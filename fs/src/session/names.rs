@@ -2,7 +2,8 @@
 //! secondary knows it.
 //!
 //! The primary keeps it, under the lock that also numbers operations. It holds an entry for each inode that the
-//! kernel knows, and for the directories above: about 70 bytes and the name.
+//! kernel knows, and for the directories above: about 70 bytes and the name, and for each that was shipped about as
+//! many again for its handle on the secondary.
 
 use crate::operation::{FileHandle, InodeId, Name, Operation, RenameMode, Touched, Victim};
 use std::collections::{HashMap, VecDeque};
@@ -35,6 +36,9 @@ pub struct Names {
     changes: u64,
     dying: usize,
     dropped: Vec<InodeId>,
+    /// The secondary's backing handles, as its answers brought them. An inode in here has an entry that is bound
+    /// and not local, so the table is bounded as `entries` is.
+    peer_handles: HashMap<InodeId, FileHandle>,
 }
 
 /// One inode. A million of these are kept, so the place is spelt out in few bytes.
@@ -103,6 +107,7 @@ impl Names {
             changes: 0,
             dying: 0,
             dropped: Vec::new(),
+            peer_handles: HashMap::new(),
         }
     }
 
@@ -223,11 +228,13 @@ impl Names {
             && entry.flags & ROOT == 0
         {
             entry.flags &= !BOUND;
+            self.peer_handles.remove(&inode);
         }
     }
 
     /// A copy begins: the secondary knows nothing but the roots.
     pub fn unbind_all(&mut self) {
+        self.peer_handles.clear();
         for entry in self.entries.values_mut() {
             if entry.flags & ROOT == 0 {
                 entry.flags &= !BOUND;
@@ -263,6 +270,21 @@ impl Names {
         for inode in pinned {
             self.drop_unneeded(inode);
         }
+    }
+
+    /// The secondary told its handle of an inode, in the answer to the `Bind` or `Create` that made it known there.
+    /// Of an inode that has gone, or lost its last name, since that was sent it is of no use any more.
+    pub fn learn_peer_handle(&mut self, inode: InodeId, handle: FileHandle) {
+        let wanted = |entry: &Entry| entry.flags & (BOUND | LOCAL | ROOT) == BOUND;
+        if self.entries.get(&inode).is_some_and(wanted) {
+            self.peer_handles.insert(inode, handle);
+        }
+    }
+
+    /// By which the secondary finds the inode again on its own disk, whatever its names are. None for a root, for an
+    /// inode that was not shipped yet, and for one without a name.
+    pub fn peer_handle(&self, inode: InodeId) -> Option<&FileHandle> {
+        self.peer_handles.get(&inode)
     }
 
     /// Enters what a name operation changes, in the step that numbers it; nothing for others.
@@ -349,6 +371,7 @@ impl Names {
             if let Some(entry) = self.entries.get_mut(&inode) {
                 entry.flags = (entry.flags & !DYING) | LOCAL;
             }
+            self.peer_handles.remove(&inode);
         }
     }
 
@@ -378,6 +401,7 @@ impl Names {
         {
             // The kernel never hears of it, so it will not forget it either.
             entry.flags = (entry.flags & !BOUND) | FORGOTTEN;
+            self.peer_handles.remove(&inode);
             self.drop_unneeded(inode);
         }
     }
@@ -510,6 +534,7 @@ impl Names {
                 self.dying = self.dying.saturating_sub(1);
             }
             self.entries.remove(&next);
+            self.peer_handles.remove(&next);
             self.dropped.push(next);
             match self.entries.get_mut(&parent) {
                 Some(above) => above.children = above.children.saturating_sub(1),

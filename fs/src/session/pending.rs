@@ -111,10 +111,11 @@ pub(super) fn is_full(errno: Errno) -> bool {
         .any(|room| room.raw_os_error() == errno.0)
 }
 
-/// True for the errors of a broken disk.
-pub(super) fn is_broken_disk(errno: Errno) -> bool {
+/// True for the errors of a broken disk: those of the device, of a file system that made itself read-only for it,
+/// and of damaged metadata (`EFSCORRUPTED` and `EFSBADCRC` of ext4 and XFS).
+pub fn is_broken_disk(errno: Errno) -> bool {
     use rustix::io::Errno as Os;
-    [Os::IO, Os::ROFS]
+    [Os::IO, Os::ROFS, Os::UCLEAN, Os::BADMSG]
         .iter()
         .any(|broken| broken.raw_os_error() == errno.0)
 }

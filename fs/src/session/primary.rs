@@ -16,6 +16,7 @@
 //! ```
 //! From every state a failing disk leads to `Failed`, except from `Alone`, where the errno goes to the application.
 //! `Alone` leads to `InSync` by way of a copy: see `copying`.
+//! A read that fails says "failing disk" only while the secondary can take over: in `InSync` and `Disconnected`.
 
 mod copying;
 mod ending;
@@ -31,7 +32,7 @@ use super::loss::{Loss, LossKind};
 use super::names::{LookupTicket, Names, Raced};
 use super::parked::Parked;
 use super::pending::{Half, InKernel, Pending, Stage, Submitted, entries};
-pub use super::pending::{Slot, Ticket};
+pub use super::pending::{Slot, Ticket, is_broken_disk};
 use super::repair::Settling;
 use super::stream::{Sent, Stream};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
@@ -227,6 +228,11 @@ impl Primary {
         self.tell_dropped(actions);
     }
 
+    /// As [`Names::peer_handle`].
+    pub fn peer_handle(&self, inode: InodeId) -> Option<&FileHandle> {
+        self.names.peer_handle(inode)
+    }
+
     /// As [`Names::revive`].
     pub fn revive(&mut self, inode: InodeId) -> bool {
         self.names.revive(inode)
@@ -244,6 +250,7 @@ impl Primary {
                 };
                 self.submit(submitted, awake, actions);
             }
+            Event::ReadFailed { ticket, errno } => self.read_failed(ticket, errno, actions),
             Event::Connected { session, welcome } => self.connected(session, welcome, awake, actions),
             Event::CopyBegun { session } => {
                 self.copy_begun(session, awake, actions);
@@ -252,7 +259,7 @@ impl Primary {
             Event::ListingBegun { directory } => self.begin_listing(directory),
             Event::ListingEnded { directory } => self.end_listing(directory),
             Event::Claim { claim, scope } => self.claim(claim, scope, actions),
-            Event::Release { claim, brought } => self.release_claim(claim, &brought),
+            Event::Release { claim, brought } => self.release_claim(claim, brought),
             Event::CopyDone => self.copy_done(actions),
             Event::CopyBroken(Loss { kind, detail }) => self.copy_failed(kind, detail, actions),
             Event::JoinNoted { generation } => self.join_noted(generation, actions),

@@ -138,6 +138,34 @@ fn writing_clears_set_id_bits_of_others_and_not_of_root() -> Outcome {
     Ok(())
 }
 
+/// What docs/semantics.md says of `chown(-1, -1)`: with a writer about it is taken for a write.
+#[test]
+fn a_stranger_who_changes_the_owner_to_nobody_clears_set_id_bits_while_somebody_has_the_file_open_for_writing()
+-> Outcome {
+    let scene = Scene::new(SyncMode::Write)?;
+    let outcome = |dir: &Path, with_writer: bool| {
+        let path = file(dir, &format!("tool-{with_writer}"), (0, 0), 0o6755);
+        let writer = with_writer.then(|| {
+            OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .expect("root may write")
+        });
+        let refused = user(|| errno(chown(&path, None, None))).err().flatten();
+        drop(writer);
+        let mode = fs::metadata(&path).expect("its mode").mode() & 0o7777;
+        (refused, mode)
+    };
+    let eperm = rustix::io::Errno::PERM.raw_os_error();
+    scene.same(|dir| outcome(dir, false));
+    assert_eq!(outcome(&scene.plain, true), (Some(eperm), 0o6755));
+    assert_eq!(outcome(&scene.dir, true), (None, 0o755));
+    // The writer is gone: nothing is left of it.
+    fs::remove_file(scene.dir.join("tool-false"))?;
+    assert_eq!(outcome(&scene.dir, false), (Some(eperm), 0o6755));
+    Ok(())
+}
+
 #[test]
 fn strangers_are_refused_as_on_a_plain_directory() -> Outcome {
     let scene = Scene::new(SyncMode::Write)?;

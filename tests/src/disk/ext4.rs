@@ -97,6 +97,17 @@ impl Disk {
         }
     }
 
+    /// Lets every read of a volatile disk fail, of what no cache has, until it is mounted again.
+    ///
+    /// # Errors
+    /// When the disk is not volatile or not mounted.
+    pub fn fail_reads(&self) -> Result<()> {
+        match self.attachment.as_ref().and_then(|a| a.volatile.as_ref()) {
+            Some(volatile) => volatile.fail_reads(),
+            None => refused("only the reads of a volatile disk can be made to fail"),
+        }
+    }
+
     /// Unmounts after a cut and mounts again, which replays the journal. No other mount namespace may have it
     /// mounted any more.
     ///

@@ -1,4 +1,5 @@
-//! A disk image served through FUSE that loses unflushed writes when its power is cut.
+//! A disk image served through FUSE that loses unflushed writes when its power is cut, and whose reads can be made to
+//! fail.
 //!
 //! One directory with one file. The loop device above turns the flushes of its file system into `fsync` of that
 //! file; a write that no `fsync` followed is only held in memory.
@@ -12,6 +13,7 @@ use fuser::{
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -25,6 +27,7 @@ const VALID_FOR: Duration = Duration::from_secs(3600);
 pub struct VolatileImage {
     mount_point: PathBuf,
     power: Arc<Mutex<Power>>,
+    reads_fail: Arc<AtomicBool>,
     session: BackgroundSession,
 }
 
@@ -51,17 +54,31 @@ impl VolatileImage {
         let power = Arc::new(Mutex::new(Power::On(UnflushedWrites::new(file))));
         let mut config = fuser::Config::default();
         config.mount_options = vec![MountOption::FSName("lab-disk".into()), MountOption::NoAtime];
+        let reads_fail = Arc::new(AtomicBool::new(false));
         let server = Server {
             size,
             power: power.clone(),
+            reads_fail: reads_fail.clone(),
         };
         let session = fuser::spawn_mount(server, mount_point, &config)
             .attempt(|| format!("mount FUSE on {}", mount_point.display()))?;
         Ok(VolatileImage {
             mount_point: mount_point.to_owned(),
             power,
+            reads_fail,
             session,
         })
+    }
+
+    /// From now on every read fails, until it is served anew. What the kernel has cached of the image is dropped.
+    ///
+    /// # Errors
+    /// When the kernel keeps what it has cached.
+    pub fn fail_reads(&self) -> Result<()> {
+        self.reads_fail.store(true, Ordering::Release);
+        let file = self.file();
+        let image = File::open(&file).on("open", &file)?;
+        rustix::fs::fadvise(&image, 0, None, rustix::fs::Advice::DontNeed).on("drop the cache of", &file)
     }
 
     /// The file that a loop device can be put on.
@@ -106,6 +123,7 @@ fn lock(power: &Mutex<Power>) -> MutexGuard<'_, Power> {
 struct Server {
     size: u64,
     power: Arc<Mutex<Power>>,
+    reads_fail: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -159,6 +177,9 @@ impl Filesystem for Server {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if self.reads_fail.load(Ordering::Acquire) {
+            return reply.error(Errno::EIO);
+        }
         let Power::On(writes) = &*lock(&self.power) else {
             return reply.error(Errno::EIO);
         };

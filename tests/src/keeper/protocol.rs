@@ -98,6 +98,11 @@ pub enum Order {
         /// Decides what is lost.
         seed: u64,
     },
+    /// Let every read of a host's volatile disk fail.
+    FailReads {
+        /// Which host.
+        host: String,
+    },
     /// End all hosts, unmount all disks, end.
     ShutDown,
 }

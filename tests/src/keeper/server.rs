@@ -178,6 +178,10 @@ impl Lab {
             Order::SetFaults { faults, seed } => self.network.set_faults(faults, seed)?,
             Order::MakeDisk { host, options } => self.host(&host)?.make_disk(options)?,
             Order::CutPower { host, seed } => return self.cut_power(&host, seed, limit),
+            Order::FailReads { host } => match &self.host(&host)?.disk {
+                Some(disk) => disk.fail_reads()?,
+                None => return refused(format!("host {host} has no disk of its own")),
+            },
             Order::ShutDown => self.shut_down(limit)?,
         }
         Ok(Answer::Done)

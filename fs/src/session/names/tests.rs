@@ -1,6 +1,7 @@
 use super::{Names, Raced};
 use crate::operation::{
-    Create, InodeId, Name, NodeKind, Operation, Rename, RenameMode, Timestamp, Touched, Unlink, Victim,
+    Create, FileHandle, InodeId, Name, NodeKind, Operation, Rename, RenameMode, Timestamp, Touched, Unlink,
+    Victim,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -218,6 +219,63 @@ fn two_names_that_exchange_go_on_with_each_others_place() {
     assert_eq!(bound(&mut names, &sync(3)), [(3, 1, "a".to_owned())]);
 }
 
+fn handle(inode: u64) -> FileHandle {
+    FileHandle {
+        kind: 1,
+        bytes: inode.to_le_bytes().as_slice().into(),
+    }
+}
+
+#[test]
+fn the_secondarys_handle_is_kept_while_the_inode_is_bound_and_has_a_name() {
+    let mut names = Names::new(1);
+    look_up(&mut names, ROOT, "a", 2);
+    for inode in [1, 2, 9] {
+        names.learn_peer_handle(InodeId(inode), handle(inode));
+        assert_eq!(names.peer_handle(InodeId(inode)), None, "{inode} was not shipped");
+    }
+    let known = |names: &mut Names| {
+        bound(names, &sync(2));
+        names.learn_peer_handle(InodeId(2), handle(2));
+        assert_eq!(names.peer_handle(InodeId(2)), Some(&handle(2)));
+    };
+    known(&mut names);
+    names.unbind(InodeId(2));
+    assert_eq!(names.peer_handle(InodeId(2)), None);
+    known(&mut names);
+    let change = names.number(&unlink(2, ROOT, "a", true)).unwrap();
+    assert!(names.peer_handle(InodeId(2)).is_some(), "it may be refused");
+    names.refused(&change);
+    assert!(names.peer_handle(InodeId(2)).is_some());
+    let change = names.number(&unlink(2, ROOT, "a", true)).unwrap();
+    names.applied(&change);
+    assert_eq!(names.peer_handle(InodeId(2)), None);
+    names.learn_peer_handle(InodeId(2), handle(2));
+    assert_eq!(names.peer_handle(InodeId(2)), None, "a late answer");
+}
+
+#[test]
+fn the_secondarys_handle_goes_with_the_inode_that_is_forgotten_or_refused() {
+    let mut names = Names::new(1);
+    let change = names.number(&create(2, ROOT, "a")).unwrap();
+    names.learn_peer_handle(InodeId(2), handle(2));
+    names.applied(&change);
+    names.hold(&Touched::of([InodeId(2)]));
+    names.forget(&[InodeId(2)]);
+    assert!(
+        names.peer_handle(InodeId(2)).is_some(),
+        "an operation is under way"
+    );
+    names.release(&Touched::of([InodeId(2)]));
+    assert_eq!(names.peer_handle(InodeId(2)), None);
+    let change = names.number(&create(3, ROOT, "b")).unwrap();
+    names.learn_peer_handle(InodeId(3), handle(3));
+    names.hold(&Touched::of([InodeId(3)]));
+    names.refused(&change);
+    assert_eq!(names.peer_handle(InodeId(3)), None);
+    assert!(names.peer_handles.is_empty());
+}
+
 #[test]
 fn an_entry_takes_few_bytes() {
     // A million of them, each with its key in a table at most half empty, and 32 bytes for the name.
@@ -265,6 +323,9 @@ proptest! {
                 }
             };
             let change = names.number(&operation).unwrap();
+            if let Operation::Create(create) = &operation {
+                names.learn_peer_handle(create.inode, handle(create.inode.0));
+            }
             if refused {
                 names.refused(&change);
             } else {
@@ -290,6 +351,8 @@ proptest! {
                 prop_assert_eq!(names.entries[&InodeId(*directory)].children as usize, below(directory));
             }
             prop_assert!(names.unsettled.is_empty());
+            let with_handle: BTreeSet<u64> = names.peer_handles.keys().map(|inode| inode.0).collect();
+            prop_assert_eq!(with_handle, places.keys().copied().collect());
         }
     }
 }

@@ -140,13 +140,14 @@ impl Primary {
         }
     }
 
-    pub(super) fn release_claim(&mut self, id: ClaimId, brought: &Brought) {
+    pub(super) fn release_claim(&mut self, id: ClaimId, brought: Brought) {
         let Some(coverage) = &mut self.coverage else {
             return;
         };
-        if coverage.release(id, brought) {
-            for inode in &brought.bound {
-                self.names.set_bound(*inode);
+        if coverage.release(id, &brought) {
+            for (inode, handle) in brought.bound {
+                self.names.set_bound(inode);
+                self.names.learn_peer_handle(inode, handle);
             }
         }
     }

@@ -36,6 +36,15 @@ pub enum Event {
         /// What to do.
         operation: Operation,
     },
+    /// A read of this node's disk for an application failed with an error of a broken disk
+    /// ([`crate::session::primary::is_broken_disk`]). Answered by one [`Action::Reply`] with that error, or never, in
+    /// [`Phase::Failed`].
+    ReadFailed {
+        /// For the reply.
+        ticket: Ticket,
+        /// The error.
+        errno: Errno,
+    },
     /// A connection is up and the secondary welcomed this session on it: the first one or, after
     /// [`Primary::resumable`], a further one. Frames of earlier connections must not be given in any more.
     Connected {

@@ -1,10 +1,11 @@
 //! The primary's own disk: running what the lanes let run, and what its outcomes mean.
 
+use super::copying::Joining;
 use super::{Action, Primary, State};
 use crate::operation::{Applied, Errno, Operation, Outcome};
 use crate::session::loss::LossKind;
 use crate::session::pending::{
-    Half, Slot, Stage, errno_of, is_about_names, is_broken_disk, is_full, is_no_room,
+    Half, Slot, Stage, Ticket, errno_of, is_about_names, is_broken_disk, is_full, is_no_room,
 };
 use crate::session::repair::{Kind, Settling, Step};
 use crate::session::stream::Sent;
@@ -481,6 +482,26 @@ impl Primary {
             actions.push(Action::DiskFailing { reason });
         } else {
             self.fail(reason, actions);
+        }
+    }
+
+    /// A read of this disk failed for good. While the secondary holds everything it takes over, as after a write that
+    /// fails; otherwise there is no better copy to read from, and the application gets the errno.
+    pub(super) fn read_failed(&mut self, ticket: Ticket, errno: Errno, actions: &mut Vec<Action>) {
+        match self.state {
+            // A secondary that has not noted yet that its copy is complete cannot take over.
+            State::InSync { .. } | State::Disconnected { .. } if self.joining == Joining::No => {
+                self.fail(format!("a read: {errno}"), actions);
+            }
+            State::Failed { .. } => {}
+            State::NoSession
+            | State::InSync { .. }
+            | State::Disconnected { .. }
+            | State::Deciding { .. }
+            | State::Parting { .. }
+            | State::Alone { .. }
+            | State::Copying { .. }
+            | State::Ended => self.reply(Some(ticket), Err(errno), actions),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::local::describe;
 use super::{Action, Ending, Primary, State};
-use crate::operation::{Number, Operation, Outcome};
+use crate::operation::{Applied, Number, Operation, Outcome};
 use crate::session::liveness::Patience;
 use crate::session::loss::LossKind;
 use crate::session::pending::{Half, Slot, Stage, is_broken_disk, is_no_room};
@@ -230,7 +230,7 @@ impl Primary {
 
     fn bind_answered(&mut self, bind: &Operation, outcome: &Outcome, actions: &mut Vec<Action>) {
         match outcome {
-            Outcome::Applied(_) => {}
+            Outcome::Applied(applied) => self.learn_peer_handle(bind, applied),
             Outcome::NotBound(_) => {
                 // Its name was taken back since. What is about the inode comes back unbound as well, and is bound
                 // by the name it has then.
@@ -244,6 +244,28 @@ impl Primary {
             }
         }
         self.names.release(&bind.touched());
+    }
+
+    /// What the secondary's answer says of the inode that the operation made known to it.
+    fn learn_peer_handle(&mut self, operation: &Operation, applied: &Applied) {
+        let inode = match operation {
+            Operation::Bind { inode, .. } => *inode,
+            Operation::Create(create) => create.inode,
+            Operation::Link { .. }
+            | Operation::Unlink(_)
+            | Operation::Rename(_)
+            | Operation::Write { .. }
+            | Operation::SetAttributes { .. }
+            | Operation::Fallocate { .. }
+            | Operation::CopyRange { .. }
+            | Operation::SetXattr { .. }
+            | Operation::RemoveXattr { .. }
+            | Operation::Sync { .. }
+            | Operation::Checkpoint => return,
+        };
+        if let Some(handle) = &applied.handle {
+            self.names.learn_peer_handle(inode, handle.clone());
+        }
     }
 
     fn repair_answered(
@@ -310,6 +332,10 @@ impl Primary {
         let (kind, detail) = match outcome {
             Outcome::Applied(applied) if applied.length == length => {
                 pending.stage = Stage::Accepted;
+                if applied.handle.is_some() {
+                    let operation = pending.submitted.operation.clone();
+                    self.learn_peer_handle(&operation, &applied);
+                }
                 self.open(slot);
                 return;
             }

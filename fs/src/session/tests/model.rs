@@ -1,7 +1,7 @@
 //! A file system in memory with the same outcomes as the real store's.
 
 use crate::operation::{
-    Applied, Errno, InodeId, Name, NodeKind, Operation, Outcome, RenameMode, Timestamp, XattrName,
+    Applied, Errno, FileHandle, InodeId, Name, NodeKind, Operation, Outcome, RenameMode, Timestamp, XattrName,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
@@ -145,9 +145,24 @@ impl Model {
             return Outcome::Failed(EIO);
         }
         match self.change(operation, needs_room && self.full) {
-            Ok(length) => Outcome::Applied(Applied { length, handle: None }),
+            Ok(length) => Outcome::Applied(Applied {
+                length,
+                handle: match operation {
+                    Operation::Bind { inode, .. } => self.handle(*inode),
+                    Operation::Create(create) => self.handle(create.inode),
+                    _ => None,
+                },
+            }),
             Err(outcome) => outcome,
         }
+    }
+
+    /// The handle of an inode that is known here, as this disk gives it.
+    pub(super) fn handle(&self, inode: InodeId) -> Option<FileHandle> {
+        self.known.get(&inode).map(|found| FileHandle {
+            kind: 1,
+            bytes: found.to_le_bytes().as_slice().into(),
+        })
     }
 
     fn id(&self, inode: InodeId) -> Result<u64, Outcome> {

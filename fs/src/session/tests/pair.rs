@@ -932,6 +932,18 @@ impl Pair {
 
     pub(super) fn check_equal(&self) {
         assert_eq!(self.here.listing(), self.there.listing());
+        self.check_peer_handles();
+    }
+
+    /// What is shipped and has a name is known by the handle that the secondary has for it, and nothing else is.
+    fn check_peer_handles(&self) {
+        let used: HashSet<InodeId> = self.kernel.values().copied().collect();
+        for inode in used.iter().chain(self.there.known.keys()) {
+            let has_name = self.here.get(*inode).is_some_and(|node| node.links > 0);
+            let is_known = used.contains(inode) && *inode != InodeId(1);
+            let expected = self.there.handle(*inode).filter(|_| has_name && is_known);
+            assert_eq!(self.primary.peer_handle(*inode), expected.as_ref(), "{inode}");
+        }
     }
 }
 

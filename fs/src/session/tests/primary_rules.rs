@@ -4,7 +4,8 @@ use super::model::{EEXIST, EIO, ENOSPC, name, time};
 use super::pair::{LOCAL_STALL, PEER_STALL};
 use crate::config::OnPeerLoss;
 use crate::operation::{
-    Applied, Attributes, Create, Errno, InodeId, NodeKind, Number, Operation, Outcome, Unlink, Victim,
+    Applied, Attributes, Create, Errno, FileHandle, InodeId, NodeKind, Number, Operation, Outcome, Unlink,
+    Victim,
 };
 use crate::session::coverage::{Brought, ClaimId, Scope};
 use crate::session::loss::{Loss, LossKind};
@@ -352,6 +353,78 @@ fn an_unbound_inode_is_bound_again_once() {
     assert_eq!(here.lost(), Some("differs"));
 }
 
+/// As the answer to a `Bind` or a `Create` of an inode.
+fn introduced(inode: u64) -> Outcome {
+    Outcome::Applied(Applied {
+        length: 0,
+        handle: Some(peer_handle(inode)),
+    })
+}
+
+fn peer_handle(inode: u64) -> FileHandle {
+    FileHandle {
+        kind: 2,
+        bytes: inode.to_be_bytes().as_slice().into(),
+    }
+}
+
+#[test]
+fn the_secondarys_handles_are_kept_from_its_answers_until_the_inode_goes() {
+    let mut here = Here::in_sync(OnPeerLoss::Ask);
+    let known = |here: &Here, inode| here.primary.peer_handle(InodeId(inode)).cloned();
+    let ticket = here.primary.begin_lookup(InodeId(1));
+    here.primary
+        .looked_up(ticket, InodeId(3), &name("bound"))
+        .unwrap();
+    // A create and a bind, answered in the other order; the write's own answer carries none.
+    here.submit(1, create(2)).submit(2, write(3));
+    assert_eq!((known(&here, 2), known(&here, 3)), (None, None));
+    here.answer(2, introduced(3)).answer(1, introduced(2));
+    assert_eq!(
+        (known(&here, 2), known(&here, 3)),
+        (Some(peer_handle(2)), Some(peer_handle(3)))
+    );
+    here.answer(3, applied(4)).done(1, applied(0)).done(2, applied(4));
+    assert!(here.replied(2).is_some_and(|result| result.is_ok()));
+    assert_eq!(known(&here, 3), Some(peer_handle(3)));
+    // It identifies the inode on the secondary's disk also once that is lost.
+    here.event(primary::Event::Received(ToPrimary::Leaving {
+        reason: "x".into(),
+    }))
+    .event(primary::Event::GoAlone)
+    .event(primary::Event::Noted {
+        generation: GENERATION,
+    });
+    assert_eq!(known(&here, 2), Some(peer_handle(2)));
+    here.submit(3, unlink(2)).done(3, applied(0));
+    assert_eq!(known(&here, 2), None, "without a name");
+    let mut actions = Vec::new();
+    here.primary.forget(&[InodeId(3)], &mut actions);
+    assert_eq!(actions, [primary::Action::Forgotten(vec![InodeId(3)])]);
+    assert_eq!(known(&here, 3), None);
+}
+
+#[test]
+fn a_bind_that_was_turned_down_and_a_create_that_was_refused_leave_no_handle() {
+    let mut here = Here::in_sync(OnPeerLoss::Ask);
+    here.submit(1, create(2)).answer(1, Outcome::Refused(EEXIST));
+    assert_eq!(here.primary.peer_handle(InodeId(2)), None);
+    let mut here = Here::in_sync(OnPeerLoss::Ask);
+    // Accepted there, no room here: the secondary takes it back.
+    here.submit(1, create(2))
+        .answer(1, introduced(2))
+        .done(1, Outcome::Refused(ENOSPC));
+    assert_eq!(here.primary.phase(), Phase::InSync { repairing: true });
+    let undo = unlink(2);
+    here.event(primary::Event::ReadBack {
+        slot: Slot(1),
+        operations: Some(vec![undo]),
+    });
+    here.answer(2, applied(0));
+    assert_eq!(here.replied(1), Some(Err(ENOSPC)));
+    assert_eq!(here.primary.peer_handle(InodeId(2)), None);
+}
+
 #[test]
 fn what_breaks_on_this_disk_after_the_secondary_has_it_is_answered_no_more() {
     for outcome in [
@@ -589,6 +662,50 @@ fn a_repair_that_takes_too_long_or_is_impossible_parts() {
     );
 }
 
+#[test]
+fn a_failed_read_is_a_failing_disk_as_long_as_the_secondary_can_take_over() {
+    for mut here in phases() {
+        let before = here.primary.phase();
+        here.event(primary::Event::ReadFailed {
+            ticket: Ticket(7),
+            errno: EIO,
+        });
+        let in_sync = matches!(before, Phase::InSync { .. } | Phase::Disconnected);
+        let unanswered = in_sync || matches!(before, Phase::Failed { .. });
+        let expected = (!unanswered).then_some(Err(EIO));
+        assert_eq!(here.replied(7), expected, "in {before:?}");
+        let told = |action: &primary::Action| matches!(action, primary::Action::DiskFailing { .. });
+        assert_eq!(here.actions.iter().any(told), in_sync, "in {before:?}");
+        if in_sync {
+            let reason = format!("a read: {EIO}");
+            assert_eq!(here.primary.phase(), Phase::Failed { reason });
+            here.submit(8, write(1));
+            assert_eq!(here.replied(8), None, "from {before:?}");
+        } else {
+            assert_eq!(here.primary.phase(), before);
+        }
+    }
+}
+
+#[test]
+fn a_failed_read_during_a_repair_is_a_failing_disk_and_the_repair_is_not_answered() {
+    let mut here = Here::in_sync(OnPeerLoss::Ask);
+    here.made(2, 1)
+        .submit(1, write(2))
+        .answer(2, applied(4))
+        .done(2, Outcome::Failed(ENOSPC));
+    here.event(primary::Event::ReadFailed {
+        ticket: Ticket(7),
+        errno: EIO,
+    });
+    assert!(matches!(here.primary.phase(), Phase::Failed { .. }));
+    here.event(primary::Event::ReadBack {
+        slot: Slot(2),
+        operations: None,
+    });
+    assert_eq!((here.replied(1), here.replied(7)), (None, None));
+}
+
 /// One event of each kind, by name.
 fn events() -> Vec<(&'static str, primary::Event)> {
     use primary::Event;
@@ -598,6 +715,13 @@ fn events() -> Vec<(&'static str, primary::Event)> {
             Event::Submit {
                 ticket: Ticket(50),
                 operation: create(9),
+            },
+        ),
+        (
+            "unread",
+            Event::ReadFailed {
+                ticket: Ticket(51),
+                errno: EIO,
             },
         ),
         (
@@ -801,6 +925,10 @@ fn every_state_of_a_primary_takes_every_event() {
         (
             "submit",
             "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "unread",
+            "none fail fail decide decide part alone fail ended copy join join",
         ),
         (
             "connected",
