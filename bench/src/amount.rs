@@ -12,6 +12,8 @@ const MIB: u64 = 1 << 20;
 pub struct Amount {
     /// Rounds; the median of each value is reported.
     pub rounds: u32,
+    /// Rows that have not begun by then are left out.
+    pub time_max: Option<Duration>,
     /// Of the file that is written and read at random places.
     pub random_bytes: u64,
     /// Of the file that is written and read from its start.
@@ -43,6 +45,7 @@ impl Amount {
     pub fn full() -> Self {
         Amount {
             rounds: 3,
+            time_max: None,
             random_bytes: 256 * MIB,
             sequential_bytes: 512 * MIB,
             writes: Duration::from_secs(5),
@@ -62,18 +65,20 @@ impl Amount {
     pub fn quick() -> Self {
         Amount {
             rounds: 1,
+            // A minute remains for the last row and for removing everything.
+            time_max: Some(Duration::from_secs(240)),
             random_bytes: 64 * MIB,
-            sequential_bytes: 256 * MIB,
-            writes: Duration::from_secs(2),
+            sequential_bytes: 128 * MIB,
+            writes: Duration::from_secs(1),
             reads: Duration::from_secs(1),
-            files: 2_000,
-            archive_files: 1_000,
-            files_time_max: Duration::from_secs(5),
-            pgbench: Duration::from_secs(4),
-            pgbench_scale: 2,
+            files: 1_000,
+            archive_files: 500,
+            files_time_max: Duration::from_secs(3),
+            pgbench: Duration::from_secs(3),
+            pgbench_scale: 1,
             transfer: Duration::from_secs(2),
-            copy_bytes: 256 * MIB,
-            copy_files: 1_000,
+            copy_bytes: 128 * MIB,
+            copy_files: 500,
         }
     }
 }

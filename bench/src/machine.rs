@@ -43,7 +43,16 @@ impl Machine {
             processor: field(&processors, "model name").unwrap_or("unknown").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_mib: memory_mib(&read("/proc/meminfo")?),
-            file_system: said("stat", &["-f", "-c", "%T", &existing(&lab::directory::base())]),
+            file_system: said(
+                "findmnt",
+                &[
+                    "--noheadings",
+                    "--output",
+                    "FSTYPE",
+                    "--target",
+                    &existing(&lab::directory::base()),
+                ],
+            ),
             tcp_congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control")?
                 .trim()
                 .to_owned(),

@@ -24,7 +24,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let plan = plan(arguments);
     let machine = Machine::look(arguments, plan.amount.rounds)?;
     println!("{}", machine.headline());
-    let start = Instant::now();
+    let start = plan.start;
     let ground = Ground::up()?;
     let (delay, loss) = (
         arguments.slow.unwrap_or_default(),
@@ -62,6 +62,7 @@ fn plan(arguments: &Arguments) -> Plan {
         tests: chosen(&arguments.tests, Question::value_variants()),
         systems: chosen(&arguments.systems, SystemName::value_variants()),
         amount,
+        start: Instant::now(),
     }
 }
 

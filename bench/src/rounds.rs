@@ -7,6 +7,7 @@ use crate::question::{Place, Question};
 use crate::results::Results;
 use crate::system::{self, System, SystemName};
 use anyhow::Result;
+use std::time::Instant;
 
 /// What is to be measured.
 pub struct Plan {
@@ -16,6 +17,16 @@ pub struct Plan {
     pub systems: Vec<SystemName>,
     /// How much.
     pub amount: Amount,
+    /// When it all began.
+    pub start: Instant,
+}
+
+impl Plan {
+    /// Why nothing more is begun.
+    fn is_over(&self) -> Option<String> {
+        let limit = self.amount.time_max?;
+        (self.start.elapsed() >= limit).then(|| format!("its turn did not come within {} s", limit.as_secs()))
+    }
 }
 
 /// A system, or why there is none.
@@ -90,6 +101,9 @@ fn ask(
     };
     if let Some(excuse) = system.excuse(question) {
         return results.fail(question, name, excuse.to_owned());
+    }
+    if let Some(why) = plan.is_over().filter(|_| !question.is_last()) {
+        return results.fail(question, name, why);
     }
     let place = Place {
         ground,

@@ -16,8 +16,8 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub const VOLUME: &str = "bench";
 /// Where its programs keep their state, log and sockets.
 const COVERED: [&str; 3] = ["/var/lib/glusterd", "/run/gluster", "/var/log/glusterfs"];
-/// Covered together with `/run/gluster`.
-const SOCKET: &str = "/run/gluster/glusterd.socket";
+/// On which `glusterd` takes commands; covered together with `/run/gluster`.
+const SOCKET: &str = "/run/gluster/commands.socket";
 /// Beside Debian's defaults: a lost node is noticed and healed soon, and one node of two may go on.
 const OPTIONS: [(&str, &str); 3] = [
     ("cluster.quorum-type", "none"),
@@ -122,10 +122,15 @@ fn start(ground: &Ground, host: &str) -> Result<()> {
     }
     let volfile = own.join("glusterd.vol");
     let address = ground.address(host)?;
+    // Debian's own file, but for the address, the port range and the command socket.
     let text = format!(
         "volume management\n    type mgmt/glusterd\n    option working-directory {}\n    \
          option transport-type socket\n    option transport.socket.bind-address {address}\n    \
-         option transport.socket.keepalive-time 10\n    option ping-timeout 0\n    \
+         option transport.socket.keepalive-time 10\n    \
+         option transport.socket.keepalive-interval 2\n    \
+         option transport.socket.read-fail-log off\n    \
+         option transport.socket.listen-port 24007\n    \
+         option ping-timeout 0\n    option glusterd-sockfile {SOCKET}\n    \
          option event-threads 1\n    option base-port 49152\nend-volume\n",
         COVERED[0]
     );
@@ -135,7 +140,7 @@ fn start(ground: &Ground, host: &str) -> Result<()> {
         "--no-daemon".into(),
         format!("--volfile={}", volfile.display()).into(),
         "--pid-file=/run/gluster/glusterd.pid".into(),
-        format!("--socket-file={SOCKET}").into(),
+        "--socket-file=/run/gluster/glusterd.socket".into(),
     ];
     let daemon = ground.spawn(host, "glusterd", line)?;
     let what = format!("glusterd answers on host {host}");
