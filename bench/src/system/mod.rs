@@ -2,7 +2,7 @@
 
 mod ext4;
 mod fuse_passthrough;
-mod glusterfs;
+pub mod glusterfs;
 mod sidekick;
 mod tcp_floor;
 
@@ -44,9 +44,8 @@ impl SystemName {
     pub fn is_asked(self, question: Question) -> bool {
         match question {
             Question::QuicPlain => self == SystemName::Quinn,
-            Question::FirstCopyLarge | Question::FirstCopySmall => {
-                matches!(self, SystemName::SidekickWrite | SystemName::Glusterfs)
-            }
+            Question::FirstCopyLarge => self == SystemName::SidekickWrite,
+            Question::FirstCopySmall => matches!(self, SystemName::SidekickWrite | SystemName::Glusterfs),
             Question::MemoryPrimary | Question::MemorySecondary => {
                 matches!(self, SystemName::SidekickWrite | SystemName::SidekickFlush)
             }

@@ -5,7 +5,7 @@ mod files;
 mod small_files;
 mod sqlite;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -37,6 +37,8 @@ pub enum Work {
     Exists { path: PathBuf },
     /// Remove a file, or a directory with everything in it; nothing is fine.
     Remove { path: PathBuf },
+    /// Make a directory, with its parents.
+    MakeDirectory { path: PathBuf },
     /// Make a file of this size, unless it has it.
     Fill { file: PathBuf, bytes: u64 },
     /// Read a file to its end.
@@ -98,6 +100,9 @@ pub fn run(work: Work) -> Result<()> {
         Work::Settle { directory } => print(&files::settle(&directory)?),
         Work::Exists { path } => print(&path.exists()),
         Work::Remove { path } => print(&files::remove(&path)?),
+        Work::MakeDirectory { path } => {
+            print(&std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?)
+        }
         Work::Fill { file, bytes } => print(&files::fill(&file, bytes)?),
         Work::Read { file } => print(&files::read(&file)?),
         Work::CreateFiles {
