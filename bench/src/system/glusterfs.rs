@@ -14,10 +14,9 @@ use std::time::Duration;
 const START_MAX: Duration = Duration::from_secs(60);
 /// The volume's name.
 pub const VOLUME: &str = "bench";
-/// Where its programs keep their state, log and sockets.
-const COVERED: [&str; 3] = ["/var/lib/glusterd", "/run/gluster", "/var/log/glusterfs"];
-/// On which `glusterd` takes commands; covered together with `/run/gluster`.
-const SOCKET: &str = "/run/gluster/commands.socket";
+/// Where its programs keep their state, sockets and logs. All of `/run`, because some of them know no other place for
+/// the socket that takes commands.
+const COVERED: [&str; 3] = ["/var/lib/glusterd", "/run", "/var/log/glusterfs"];
 /// Beside Debian's defaults: a lost node is noticed and healed soon, and one node of two may go on.
 const OPTIONS: [(&str, &str); 3] = [
     ("cluster.quorum-type", "none"),
@@ -55,7 +54,7 @@ impl Glusterfs {
         })?;
         let mut bricks = Vec::new();
         for host in [WORKER, PEER] {
-            let brick = ground.directory(host, "brick")?;
+            let brick = brick(ground, host)?;
             bricks.push(format!("{}:{}", ground.address(host)?, brick.display()));
         }
         gluster(
@@ -92,16 +91,20 @@ impl System for Glusterfs {
     }
 }
 
+/// Where a host keeps its copy.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn brick(ground: &Ground, host: &str) -> Result<PathBuf> {
+    ground.directory(host, "brick")
+}
+
 /// The administration's command on the working host.
 ///
 /// # Errors
 /// When it fails, with what it said.
 pub fn gluster(ground: &Ground, arguments: &[&str]) -> Result<String> {
-    let socket = format!("--glusterd-sock={SOCKET}");
-    ground.run(
-        WORKER,
-        &[&["gluster", "--mode=script", &socket], arguments].concat(),
-    )
+    ground.run(WORKER, &[&["gluster", "--mode=script"], arguments].concat())
 }
 
 fn start(ground: &Ground, host: &str) -> Result<()> {
@@ -122,7 +125,7 @@ fn start(ground: &Ground, host: &str) -> Result<()> {
     }
     let volfile = own.join("glusterd.vol");
     let address = ground.address(host)?;
-    // Debian's own file, but for the address, the port range and the command socket.
+    // Debian's own file, but for the address and the port range.
     let text = format!(
         "volume management\n    type mgmt/glusterd\n    option working-directory {}\n    \
          option transport-type socket\n    option transport.socket.bind-address {address}\n    \
@@ -130,7 +133,7 @@ fn start(ground: &Ground, host: &str) -> Result<()> {
          option transport.socket.keepalive-interval 2\n    \
          option transport.socket.read-fail-log off\n    \
          option transport.socket.listen-port 24007\n    \
-         option ping-timeout 0\n    option glusterd-sockfile {SOCKET}\n    \
+         option ping-timeout 0\n    \
          option event-threads 1\n    option base-port 49152\nend-volume\n",
         COVERED[0]
     );
@@ -139,18 +142,15 @@ fn start(ground: &Ground, host: &str) -> Result<()> {
         "/usr/sbin/glusterd".into(),
         "--no-daemon".into(),
         format!("--volfile={}", volfile.display()).into(),
-        "--pid-file=/run/gluster/glusterd.pid".into(),
-        "--socket-file=/run/gluster/glusterd.socket".into(),
     ];
     let daemon = ground.spawn(host, "glusterd", line)?;
     let what = format!("glusterd answers on host {host}");
-    let socket = format!("--glusterd-sock={SOCKET}");
     wait::until(START_MAX, &what, || {
         if !daemon.process.lives() {
             return lab::error::refused(format!("glusterd of host {host} has ended"));
         }
         Ok(
-            match ground.run(host, &["gluster", "--mode=script", &socket, "pool", "list"]) {
+            match ground.run(host, &["gluster", "--mode=script", "pool", "list"]) {
                 Ok(_) => Look::Holds(()),
                 Err(error) => Look::NotYet(format!("{error:#}")),
             },
