@@ -35,6 +35,20 @@ struct Contender {
     system: Result<Box<dyn System>, String>,
 }
 
+impl Contender {
+    fn prepare(&self, question: Question, plan: &Plan, ground: &Ground) -> Result<()> {
+        let Ok(system) = &self.system else {
+            return Ok(());
+        };
+        question.prepare(&Place {
+            ground,
+            amount: &plan.amount,
+            name: self.name,
+            system: system.as_ref(),
+        })
+    }
+}
+
 /// Brings the systems up, calls `ready` and goes through the rounds. `say` is told what happens.
 ///
 /// # Errors
@@ -58,6 +72,18 @@ pub fn run(
             Contender { name, system }
         })
         .collect();
+    for contender in &contenders {
+        for question in plan
+            .tests
+            .iter()
+            .filter(|question| contender.name.is_asked(**question))
+        {
+            if let Err(error) = contender.prepare(*question, plan, ground) {
+                let (test, name) = (question.name(), contender.name.name());
+                say(&format!("{test} {name} is not prepared: {error:#}"));
+            }
+        }
+    }
     ready()?;
     let mut results = Results::default();
     let (last, each): (Vec<_>, Vec<_>) = plan.tests.iter().partition(|question| question.is_last());

@@ -122,6 +122,17 @@ impl Question {
         matches!(self, Question::MemoryPrimary | Question::MemorySecondary)
     }
 
+    /// What can be made before the first round, over a network without faults.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being made; asking tries again and is then the one that fails.
+    pub fn prepare(self, place: &Place) -> Result<()> {
+        match self {
+            Question::Pgbench1 | Question::Pgbench8 => pgbench::prepare(place),
+            _ => Ok(()),
+        }
+    }
+
     /// Asks it once.
     ///
     /// # Errors

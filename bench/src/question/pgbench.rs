@@ -30,6 +30,14 @@ pub fn tpc_b(place: &Place, clients: u32) -> Result<Vec<Reading>> {
     Ok(vec![Reading::new(Metric::Tps, tps)])
 }
 
+/// Makes the database, if there is none.
+///
+/// # Errors
+/// When the server or `pgbench` fails.
+pub fn prepare(place: &Place) -> Result<()> {
+    Server::of(place)?.make_once()
+}
+
 struct Server<'a> {
     place: &'a Place<'a>,
     postgres: Postgres,
