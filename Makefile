@@ -1,5 +1,5 @@
-# Sidekick. `make demo` shows a failover, `make test` is what continuous integration runs. Both install what
-# they need (Debian, as root) and may be repeated.
+# Sidekick. `make demo` shows a failover, `make test` is what continuous integration runs, `make bench` measures. They
+# install what they need (Debian, as root) and may be repeated.
 
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -7,7 +7,7 @@ TOOLS := $(CURDIR)/target/tools
 PJDFSTEST_VERSION := 0.2.2
 FUZZ_SECONDS ?= 10
 
-.PHONY: build demo test test-long check fmt setup-build setup-test setup-check clean
+.PHONY: build demo test bench test-long check fmt setup-build setup-test setup-bench setup-check clean
 
 build: setup-build ## all binaries under target/release/
 	cargo build --release --locked --workspace --bins
@@ -17,6 +17,9 @@ demo: setup-test build ## a primary dies under load; nothing that was committed 
 
 test: setup-test build $(TOOLS)/bin/pjdfstest ## everything, under 25 minutes
 	cargo test --release --locked --workspace --no-fail-fast
+
+bench: setup-bench build ## side by side with a plain disk and GlusterFS; QUICK=1 ends within 5 minutes, BENCH="--test untar" passes on
+	target/release/bench $(if $(QUICK),--quick) $(BENCH)
 
 test-long: setup-test build $(TOOLS)/bin/pjdfstest test-control ## hours: many seeds, many failovers
 	SIDEKICK_LONG=1 cargo test --release --locked --workspace --no-fail-fast -- --include-ignored
@@ -49,6 +52,8 @@ setup-build:
 	@packaging/setup.sh build
 setup-test:
 	@packaging/setup.sh test
+setup-bench:
+	@packaging/setup.sh bench
 setup-check:
 	@packaging/setup.sh check
 

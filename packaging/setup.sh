@@ -3,6 +3,7 @@
 #
 #   packaging/setup.sh build    compiler and linker
 #   packaging/setup.sh test     also what the lab and the tests use
+#   packaging/setup.sh bench    also GlusterFS, which the benchmarks compare with
 #   packaging/setup.sh check    also formatter and linter
 set -euo pipefail
 
@@ -47,7 +48,7 @@ apt_install gcc libc6-dev make
 
 case $want in
 build) ;;
-test | check)
+test | bench | check)
   # The lab: namespaces, veth, small file systems. The applications: PostgreSQL with pgbench and pg_amcheck,
   # SQLite. For looking at files: ACLs and attributes. PostgreSQL's package must not start a cluster of its own.
   if ! installed postgresql-15; then
@@ -58,8 +59,18 @@ test | check)
     postgresql-15 postgresql-client-15 fio
   [ -e /dev/fuse ] || modprobe fuse 2>/dev/null || fail "no /dev/fuse: this kernel or container offers no FUSE"
   ;;
-*) fail "unknown step '$want'; one of build, test, check" ;;
+*) fail "unknown step '$want'; one of build, test, bench, check" ;;
 esac
+
+if [ "$want" = bench ] && ! installed glusterfs-server; then
+  # The benchmark starts its programs itself, on its own hosts: the service stays off. Where the packages cannot be
+  # had, the rows of GlusterFS say so and the others run.
+  if (apt_install glusterfs-server glusterfs-client); then
+    systemctl disable --quiet --now glusterd 2>/dev/null || true
+  else
+    say "GlusterFS could not be installed: its rows will say so"
+  fi
+fi
 
 if [ "$want" = check ]; then
   cargo fmt --version >/dev/null 2>&1 || apt_install rustfmt-web

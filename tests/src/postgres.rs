@@ -23,8 +23,11 @@ pub struct Postgres {
     pub run: PathBuf,
 }
 
-/// Programs of the newest PostgreSQL that Debian's packages installed.
-fn programs() -> anyhow::Result<PathBuf> {
+/// The directory with the programs of the newest PostgreSQL that Debian's packages installed.
+///
+/// # Errors
+/// When there is none.
+pub fn programs() -> anyhow::Result<PathBuf> {
     let base = Path::new("/usr/lib/postgresql");
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir(base)
         .with_context(|| {
