@@ -167,10 +167,16 @@ impl Record {
             }
             Start::Resume { .. } => return Err(Rejection::UnknownSession),
         };
-        let needed = |why: &str| Err(Rejection::FullCopyNeeded(why.to_owned()));
         if empty && peer_empty {
             return Ok(());
         }
+        // Said at once if a copy would be refused, too: the primary goes on alone for one.
+        let needed = |why: &str| {
+            if !empty {
+                self.may_be_overwritten(foreign, *generation, None)?;
+            }
+            Err(Rejection::FullCopyNeeded(why.to_owned()))
+        };
         if self.peer_lacks_data {
             return needed("this node, too, has taken writes alone");
         }

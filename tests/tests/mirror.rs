@@ -7,7 +7,6 @@ use lab::status::Wanted;
 use lab::verify::Options;
 use lab::{LIMIT, Lab};
 use skfs::config::SyncMode;
-use skfs::control::command::RefusalKind;
 use skfs::control::status::{Role, State};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -133,15 +132,17 @@ fn a_killed_primarys_writes_are_on_the_promoted_secondary() {
         .wait_state("b", None, Wanted::State(State::Alone))
         .unwrap();
     assert_eq!(pair.run("b", "cat f100; ls | wc -l; echo more > g"), "100\n100");
-    // The old primary comes back; until a full copy exists it cannot join, and says so.
+    // The old primary comes back, as the new one's secondary.
     let notes = pair.lab.start("a").unwrap();
-    assert_eq!(notes.len(), 1, "{notes:?}");
-    assert!(pair.lab.status().unwrap().host("a").unwrap().alive);
+    assert_eq!(notes, [] as [&str; 0]);
+    pair.lab.wait_state("b", None, Wanted::InSync).unwrap();
     assert_eq!(pair.run("b", "cat g"), "more");
+    let report = pair.lab.verify(&pair.dir, Options::default()).unwrap();
+    assert_eq!(report.differences, []);
 }
 
 #[test]
-fn a_frozen_secondary_is_left_behind_and_not_joined_again_without_a_copy() {
+fn a_frozen_secondary_is_left_behind_and_joined_again_by_a_copy() {
     let pair = Pair::up(&MirrorOptions {
         peer_stall: Some(Duration::from_millis(500)),
         ..MirrorOptions::default()
@@ -152,21 +153,11 @@ fn a_frozen_secondary_is_left_behind_and_not_joined_again_without_a_copy() {
         .wait_state("a", None, Wanted::State(State::Alone))
         .unwrap();
     pair.lab.host("b").thaw().unwrap();
-    let error = pair
-        .lab
-        .command(
-            "a",
-            &pair.dir,
-            skfs::control::command::Command::Connect { overwrite: false },
-        )
-        .unwrap_err();
-    let lab::Error::Skfs { source, .. } = &error else {
-        panic!("{error}");
-    };
-    let skfs::control::client::ClientError::Refused(refusal) = &**source else {
-        panic!("{error}");
-    };
-    assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{refusal}");
+    let connect = skfs::control::command::Command::Connect { overwrite: false };
+    pair.lab.command("a", &pair.dir, connect).unwrap();
+    pair.lab.wait_state("b", None, Wanted::InSync).unwrap();
+    let report = pair.lab.verify(&pair.dir, Options::default()).unwrap();
+    assert_eq!(report.differences, []);
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn no_second_module_gets_a_directory_in_or_around_or_at_that_of_a_mounted_covere
     let child = second.start();
     stop(&second, child);
     pair.lab.promote("a", None, false).unwrap();
-    pair.command("a", Command::Connect).unwrap();
+    pair.command("a", Command::Connect { overwrite: false }).unwrap();
     assert_eq!(pair.shell("a", "echo kept > file; cat file").unwrap(), "kept");
     assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);
 }

@@ -102,7 +102,7 @@ fn a_secondary_that_is_promoted_while_it_welcomes_a_primary_turns_that_away_and_
     let before = status(&pair, "b");
     let frozen = records.freeze();
     std::thread::scope(|scope| {
-        let connect = scope.spawn(|| pair.refusal("a", Command::Connect));
+        let connect = scope.spawn(|| pair.refusal("a", Command::Connect { overwrite: false }));
         wait_for_status(&pair, "b", "b writes down that a session is open", |status| {
             (status.state, status.sub_state, status.connected) == (State::Second, SubState::Transient, true)
         });
@@ -130,7 +130,7 @@ fn a_secondary_that_is_promoted_while_it_welcomes_a_primary_turns_that_away_and_
     // Neither believes in a session that was never there: the pair begins again without a full copy.
     pair.command("b", Command::Demote).unwrap();
     pair.command("b", Command::BecomeSecondary).unwrap();
-    pair.command("a", Command::Connect).unwrap();
+    pair.command("a", Command::Connect { overwrite: false }).unwrap();
     pair.shell("a", "echo after > file").unwrap();
     assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);
 }
@@ -140,7 +140,7 @@ fn a_primary_that_is_told_to_go_alone_while_it_is_being_welcomed_is_alone_and_ha
     let (pair, records) = unconnected_pair();
     let frozen = records.freeze();
     std::thread::scope(|scope| {
-        let connect = scope.spawn(|| pair.refusal("a", Command::Connect));
+        let connect = scope.spawn(|| pair.refusal("a", Command::Connect { overwrite: false }));
         wait_for_status(&pair, "b", "b writes down that a session is open", |status| {
             (status.state, status.sub_state, status.connected) == (State::Second, SubState::Transient, true)
         });
@@ -149,7 +149,7 @@ fn a_primary_that_is_told_to_go_alone_while_it_is_being_welcomed_is_alone_and_ha
         assert!(!connect.is_finished());
         drop(frozen);
         let refusal = connect.join().unwrap().unwrap();
-        assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{refusal}");
+        assert_eq!(refusal.kind, RefusalKind::WrongRole, "{refusal}");
     });
     pair.shell("a", "cat file; echo more >> file").unwrap();
     let alone = status(&pair, "a");
@@ -157,11 +157,11 @@ fn a_primary_that_is_told_to_go_alone_while_it_is_being_welcomed_is_alone_and_ha
         (alone.state, alone.standing, alone.in_sync, alone.last_sequence),
         (State::Alone, Standing::UpToDate, false, None)
     );
-    let again = pair.refusal("a", Command::Connect).unwrap();
-    assert_eq!(again.kind, RefusalKind::FullCopyNeeded, "{again}");
     // Nothing of it was shipped.
     let copy = std::fs::read_to_string(pair.backing("b").unwrap().join("file"));
     assert_eq!(copy.unwrap(), "before\n");
+    pair.command("a", Command::Connect { overwrite: false }).unwrap();
+    assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);
 }
 
 #[test]

@@ -72,8 +72,8 @@ fn quick() -> MirrorOptions {
 }
 
 #[test]
-fn directories_that_hold_files_from_before_are_not_joined_and_not_touched() {
-    for hosts in [&["a"] as &[&str], &["b"], &["a", "b"]] {
+fn a_secondary_that_holds_files_from_before_is_not_joined_and_not_touched() {
+    for hosts in [&["b"] as &[&str], &["a", "b"]] {
         let pair = Pair::bare().unwrap();
         for host in hosts {
             let backing = pair.backing(host).unwrap();
@@ -87,7 +87,7 @@ fn directories_that_hold_files_from_before_are_not_joined_and_not_touched() {
         let before = ["a", "b"].map(|host| snapshot(&pair, host));
         let refused = pair.lab.mirror(&pair.dir, &MirrorOptions::default());
         let refusal = refused.unwrap_err().into_refusal().unwrap();
-        assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{hosts:?}: {refusal}");
+        assert_eq!(refusal.kind, RefusalKind::WouldOverwrite, "{hosts:?}: {refusal}");
         // Asked again it says the same, and nobody has gone on alone because of it.
         let again = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
         assert_eq!(again, refusal, "{hosts:?}");
@@ -159,17 +159,21 @@ fn a_node_that_is_no_secondary_or_was_opened_for_maintenance_is_not_joined() {
     assert!(refusal.message.contains("maintenance"), "{refusal}");
     // Covered again it still cannot be trusted, in either role, also after a restart.
     pair.lab.host("b").kill_program("skfs").unwrap();
+    pair.lab.cut("a", "b").unwrap();
     pair.lab.start("b").unwrap();
     assert!(pair.shell("b", "echo no > newer").is_err());
-    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
-    assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{refusal}");
     let refusal = pair.refusal("b", BECOME_PRIMARY).unwrap();
     assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal}");
     assert_eq!(pair.status("b").unwrap().standing, Some(Standing::Verify));
+    // A copy brings it to the primary's state again, whatever was done to it.
+    pair.lab.heal().unwrap();
+    pair.command("a", Command::Connect { overwrite: false }).unwrap();
+    assert_eq!(pair.status("b").unwrap().standing, Some(Standing::UpToDate));
+    assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);
 }
 
 #[test]
-fn after_both_crashed_neither_becomes_primary_by_itself_and_a_forced_one_is_not_joined() {
+fn after_both_crashed_neither_becomes_primary_by_itself_and_a_forced_one_is_joined_by_a_copy() {
     let pair = Pair::up(&MirrorOptions::default()).unwrap();
     pair.shell("a", "echo one > file; sync").unwrap();
     for host in ["a", "b"] {
@@ -189,10 +193,10 @@ fn after_both_crashed_neither_becomes_primary_by_itself_and_a_forced_one_is_not_
     assert_eq!(pair.status("a").unwrap().role, Some(Role::Stopped));
     assert_eq!(pair.status("b").unwrap().role, Some(Role::Secondary));
     pair.command("a", FORCED).unwrap();
-    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
-    assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{refusal}");
     assert_eq!(["a", "b"].map(|host| snapshot(&pair, host)), before);
     assert_eq!(pair.shell("a", "echo two >> file; cat file").unwrap(), "one\ntwo");
+    pair.command("a", Command::Connect { overwrite: false }).unwrap();
+    assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);
 }
 
 #[test]
@@ -204,8 +208,13 @@ fn a_secondary_that_returns_after_its_primary_went_on_alone_is_kept_from_both_ro
     pair.lab
         .wait_state("a", None, Wanted::State(State::Alone))
         .unwrap();
+    // It comes back without being joined: its primary cannot reach it yet.
+    pair.lab.cut("a", "b").unwrap();
     let notes = pair.lab.start("b").unwrap();
-    assert!(notes.iter().any(|note| note.contains("full copy")), "{notes:?}");
+    assert!(
+        notes.iter().any(|note| note.contains("cannot reach")),
+        "{notes:?}"
+    );
     let before = snapshot(&pair, "b");
     let refusal = pair.refusal("b", BECOME_PRIMARY).unwrap();
     assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal}");
@@ -222,11 +231,15 @@ fn a_secondary_that_returns_after_its_primary_went_on_alone_is_kept_from_both_ro
     pair.lab.host("a").kill().unwrap();
     pair.lab.start("a").unwrap();
     pair.lab.promote("a", None, false).unwrap();
-    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
-    assert_eq!(refusal.kind, RefusalKind::FullCopyNeeded, "{refusal}");
-    // A person can still decide for the old copy.
+    // A person can still decide for the old copy. Then both have writes of their own.
     pair.command("b", FORCED).unwrap();
     assert_eq!(pair.shell("b", "cat file").unwrap(), "one");
+    pair.command("b", Command::Demote).unwrap();
+    pair.command("b", Command::BecomeSecondary).unwrap();
+    pair.lab.heal().unwrap();
+    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
+    assert_eq!(refusal.kind, RefusalKind::WouldOverwrite, "{refusal}");
+    assert_eq!(snapshot(&pair, "b"), before);
 }
 
 #[test]

@@ -126,8 +126,8 @@ pub enum RefusalKind {
     Holders,
     /// The copy may be old or mixed.
     NotUpToDate,
-    /// The pair can only be joined again through a full copy.
-    FullCopyNeeded,
+    /// A copy would overwrite what the secondary holds and nobody said may be lost.
+    WouldOverwrite,
     /// The peer could not be reached.
     PeerUnreachable,
     /// The peer was reached and refused, or was refused.

@@ -60,8 +60,13 @@ impl Replicator {
             generation,
             clean: !record.open,
         };
-        let met = match self.meet(endpoint, &premises, session, &start).await {
-            Err(Unmet::Rejected(rejection @ Rejection::FullCopyNeeded(_))) => {
+        let by_copy = |rejection: &Rejection| match rejection {
+            Rejection::FullCopyNeeded(_) => true,
+            Rejection::WouldOverwrite(_) => overwrite,
+            _ => false,
+        };
+        let met = match self.meet_settled(endpoint, &premises, session, &start).await {
+            Err(Unmet::Rejected(rejection)) if by_copy(&rejection) => {
                 info!(%rejection, "the secondary is joined by a copy");
                 self.go_alone().await?;
                 return self.join_by_copy(endpoint, premises, overwrite).await;
@@ -142,7 +147,7 @@ impl Replicator {
             }
             Unmet::Rejected(rejection) => Refusal {
                 kind: match rejection {
-                    Rejection::FullCopyNeeded(_) => RefusalKind::FullCopyNeeded,
+                    Rejection::WouldOverwrite(_) => RefusalKind::WouldOverwrite,
                     _ => RefusalKind::PeerRefused,
                 },
                 message: format!("{peer} refuses the session: {rejection}"),
@@ -376,6 +381,25 @@ impl Replicator {
         }
     }
 
+    /// As [`Replicator::meet`], patient with a secondary whose kernel still works on a former session.
+    pub(super) async fn meet_settled(
+        &self,
+        endpoint: &Endpoint,
+        premises: &Premises,
+        session: SessionId,
+        start: &Start,
+    ) -> Result<(Sender, Receiver, Welcome), Unmet> {
+        let patience = Instant::now() + self.config.local_stall;
+        loop {
+            match self.meet(endpoint, premises, session, start).await {
+                Err(Unmet::Rejected(Rejection::StillRunning)) if Instant::now() < patience => {
+                    tokio::time::sleep(PAUSE_MAX).await;
+                }
+                met => return met,
+            }
+        }
+    }
+
     /// One attempt at each address of the peer, until one answers.
     pub(super) async fn meet(
         &self,
@@ -425,7 +449,12 @@ impl Replicator {
             .send([encoded])
             .await
             .map_err(|error| unreachable(error.to_string()))?;
-        let answer = tokio::time::timeout(self.config.peer_stall, receiver.next())
+        // For a new session the secondary writes to its disk first.
+        let patience = match start {
+            Start::Fresh { .. } | Start::Copy { .. } => self.config.local_stall,
+            Start::Resume { .. } => self.config.peer_stall,
+        };
+        let answer = tokio::time::timeout(patience, receiver.next())
             .await
             .map_err(|_| unreachable("it does not answer the first message".into()))?
             .map_err(|error| unreachable(error.to_string()))?;

@@ -162,7 +162,7 @@ impl Replicator {
             base: record.base,
             overwrite,
         };
-        let met = self.meet(endpoint, premises, session, &start).await;
+        let met = self.meet_settled(endpoint, premises, session, &start).await;
         let (sender, receiver, welcome) = met.map_err(|unmet| Ended::Refused(self.refusal(unmet)))?;
         for warning in admission::identity_warnings(&premises.identities, &welcome.identities) {
             self.reporter.report(What::Warning, warning);
