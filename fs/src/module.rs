@@ -13,7 +13,7 @@ use crate::control::status::{
     Access, Directory, Latencies, Role as ShownRole, Standing, State, Status, SubState,
 };
 use crate::fuse::{MountOptions, Mounted};
-use crate::link::{Connection, Endpoint};
+use crate::link::{Connection, Endpoint, Purpose};
 use crate::mount::mountinfo::{self, Device};
 use crate::mount::{cover, fusectl, holders, leftovers, over, teardown};
 use crate::receiver::{self, Premises, Receiver};
@@ -383,6 +383,7 @@ impl Module {
             self.keeper.clone(),
             self.reporter.clone(),
             self.runtime.clone(),
+            self.endpoint.executor().clone(),
         );
         self.follow(receiver.phases());
         self.set_role(Role::Secondary(receiver));
@@ -590,9 +591,10 @@ impl Module {
         let mut listener = self.endpoint.listener();
         while let Some(caller) = listener.next().await {
             match caller {
-                Ok(connection) => {
+                Ok(connection) if connection.purpose == Purpose::Session => {
                     tokio::spawn(self.clone().meet(connection));
                 }
+                Ok(connection) => connection.close("no bulk data is expected here"),
                 Err(error) => {
                     let reason = error.to_string();
                     self.reporter.report(

@@ -1,9 +1,9 @@
-//! The driver of the secondary: one lock around [`Secondary`], workers that apply, tasks that read and write the
-//! connection.
+//! The driver of the secondary: one lock around [`Secondary`], a reader of the connection that applies what is
+//! short, workers that apply the rest.
 //!
-//! Lock order: `Shared::inner` only; nothing blocks while it is held (frames are queued, work is handed to the
-//! blocking pool of the runtime). A connection is served by two tasks: the reader, which ends with the
-//! connection, and the writer, which ends when its queue is dropped or told to close.
+//! Lock order: `Shared::inner` only; nothing blocks while it is held (frames are queued). Operations run without
+//! it: short ones on the thread that their packets arrive at, which also sends the answer, others in the blocking
+//! pool of the runtime.
 
 use crate::admission;
 use crate::backing::Store;
@@ -11,7 +11,7 @@ use crate::clock;
 use crate::control::event::{Reporter, What};
 use crate::control::status::Standing;
 use crate::latency::Ring;
-use crate::link;
+use crate::link::{self, Executor, Outbox};
 use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome};
 use crate::record::{Keeper, Record};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
@@ -19,13 +19,17 @@ use crate::wire::frame::Message;
 use crate::wire::message::{
     Generation, Hello, Identities, Offer, Rejection, Room, Start, ToPrimary, ToSecondary, Top, Welcome,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, error, info, warn};
+use tokio::sync::{oneshot, watch};
+use tracing::{debug, info, warn};
+
+/// How long the answers of short operations wait for those of the next ones: about as long as it takes to send
+/// some.
+const ANSWERS_EVERY: Duration = Duration::from_micros(50);
 
 /// The secondary's side of a module. Clones share it.
 #[derive(Clone)]
@@ -39,6 +43,7 @@ struct Shared {
     keeper: Arc<Keeper>,
     reporter: Reporter,
     runtime: Handle,
+    executor: Executor,
     local: Ring,
     /// Workers that wait for the lock to say `Done`: the last of them flushes the answers of all.
     finishing: AtomicUsize,
@@ -65,15 +70,15 @@ struct Inner {
     peer_handles: HashMap<InodeId, FileHandle>,
 }
 
-/// What is queued for the writer of a connection.
-enum Out {
-    Message(ToPrimary),
-    Close(String),
-}
-
 struct Present {
     connection: u64,
-    out: mpsc::UnboundedSender<Out>,
+    out: Outbox<ToPrimary>,
+}
+
+/// An operation that may run now.
+struct Work {
+    number: Number,
+    operation: Operation,
 }
 
 struct Candidate {
@@ -117,6 +122,7 @@ impl Receiver {
         keeper: Arc<Keeper>,
         reporter: Reporter,
         runtime: Handle,
+        executor: Executor,
     ) -> Self {
         let inner = Inner {
             secondary,
@@ -134,6 +140,7 @@ impl Receiver {
             keeper,
             reporter,
             runtime,
+            executor,
             local: Ring::default(),
             finishing: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Idle),
@@ -168,7 +175,7 @@ impl Receiver {
     pub async fn serve(
         &self,
         sender: link::Sender<ToPrimary>,
-        mut receiver: link::Receiver<ToSecondary>,
+        receiver: link::Receiver<ToSecondary>,
         hello: Hello,
         premises: Premises,
     ) {
@@ -185,31 +192,21 @@ impl Receiver {
         for warning in warnings {
             self.shared.reporter.report(What::Warning, warning);
         }
-        let (out, queue) = mpsc::unbounded_channel();
-        let writer = self.shared.runtime.spawn(write(sender, queue));
         let (started, has_started) = oneshot::channel();
-        let Some(connection) = self.shared.hello(hello, premises, out, started) else {
-            return;
-        };
+        let connection = self.shared.hello(hello, premises, sender.into_outbox(), started);
         // An error means that the candidate was dropped with its node's role.
         if !has_started.await.unwrap_or(false) {
             return;
         }
-        let mut batch = Vec::new();
-        let ended = loop {
-            match receiver.next_batch(&mut batch).await {
-                Ok(true) => {
-                    if !self.shared.received(connection, &mut batch) {
-                        break "another connection took its place".to_owned();
-                    }
-                }
-                Ok(false) => break "the primary closed it".to_owned(),
-                Err(error) => break error.to_string(),
-            }
+        let shared = self.shared.clone();
+        let take = move |batch: &mut Vec<ToSecondary>| shared.received(connection, batch);
+        let ended = match receiver.each_batch(take).await {
+            Ok(true) => "the primary closed it".to_owned(),
+            Ok(false) => "another connection took its place".to_owned(),
+            Err(error) => error.to_string(),
         };
         debug!(reason = %ended, "the connection from the primary ended");
         self.shared.link_lost(connection, &ended);
-        writer.abort();
     }
 
     /// Every change of phase.
@@ -227,12 +224,10 @@ impl Receiver {
             let mut inner = self.shared.lock();
             let before = inner.secondary.phase();
             inner.closed = true;
-            self.shared.step(
-                &mut inner,
-                Event::Leave {
-                    reason: reason.to_owned(),
-                },
-            );
+            let reason = reason.to_owned();
+            // What is queued is dropped; nothing becomes ready.
+            let mut work = VecDeque::new();
+            self.shared.step(&mut inner, Event::Leave { reason }, &mut work);
             if let Some(candidate) = inner.pending.take() {
                 candidate.turn_away_late();
             }
@@ -253,7 +248,7 @@ impl Receiver {
 impl Candidate {
     /// Tells the caller why it is not welcomed.
     fn turn_away(self, rejection: Rejection) {
-        let queued = self.present.out.send(Out::Message(ToPrimary::Reject(rejection)));
+        let queued = self.present.out.send(ToPrimary::Reject(rejection));
         debug!(queued = queued.is_ok(), "the refusal goes out");
         // The receiving end is gone when its connection is; then nobody waits for this either.
         let _ = self.started.send(false);
@@ -292,14 +287,14 @@ impl Shared {
         Ok(warnings)
     }
 
-    /// Hands a checked `Hello` in; the number of the connection unless it was refused at once.
+    /// Hands a checked `Hello` in; gives the number of the connection.
     fn hello(
         self: &Arc<Self>,
         hello: Hello,
         premises: Premises,
-        out: mpsc::UnboundedSender<Out>,
+        out: Outbox<ToPrimary>,
         started: oneshot::Sender<bool>,
-    ) -> Option<u64> {
+    ) -> u64 {
         let mut inner = self.lock();
         let connection = inner.next_connection;
         inner.next_connection += 1;
@@ -318,10 +313,12 @@ impl Shared {
         };
         if inner.closed {
             candidate.turn_away_late();
-            return Some(connection);
+            return connection;
         }
         let mut candidate = Some(candidate);
         let mut actions = Vec::new();
+        // An operation becomes ready only when one comes or ends.
+        let mut work = VecDeque::new();
         let event = Event::Hello {
             session: hello.session,
             start: hello.start,
@@ -332,54 +329,101 @@ impl Shared {
                 // Both speak of this very connection, or of the earlier one once this one is pending.
                 Action::NoteOpen => {
                     inner.pending = candidate.take();
-                    self.run(&mut inner, Action::NoteOpen);
+                    self.run(&mut inner, Action::NoteOpen, &mut work);
                 }
                 Action::Welcome { .. } | Action::Refuse(_) => {
                     if candidate.is_some() {
                         std::mem::swap(&mut inner.pending, &mut candidate);
                     }
-                    self.run(&mut inner, action);
+                    self.run(&mut inner, action, &mut work);
                     std::mem::swap(&mut inner.pending, &mut candidate);
                 }
-                other => self.run(&mut inner, other),
+                other => self.run(&mut inner, other, &mut work),
             }
         }
         self.publish(&inner);
-        Some(connection)
+        connection
     }
 
-    /// Frames of connection `connection`; false when it is not the present one any more.
+    /// Frames of connection `connection`; false when it is not the present one any more. Runs on the thread that the
+    /// packets arrive at.
     fn received(self: &Arc<Self>, connection: u64, batch: &mut Vec<ToSecondary>) -> bool {
         // Before the lock: it is a system call.
         let is_ping = |message: &ToSecondary| matches!(message, ToSecondary::Ping { .. });
         let rooms = batch.iter().any(is_ping).then(|| self.rooms());
-        let mut inner = self.lock();
-        inner.rooms = rooms.unwrap_or_default();
-        for message in batch.drain(..) {
-            if inner
-                .present
-                .as_ref()
-                .is_none_or(|present| present.connection != connection)
-            {
-                return false;
-            }
-            match &message {
-                ToSecondary::Operation { operation, .. } => {
-                    inner.before = None;
-                    if let Operation::Bind { inode, handle, .. } = operation {
-                        inner.peer_handles.insert(*inode, handle.clone());
-                    }
+        let mut work = VecDeque::new();
+        let mut is_present = true;
+        {
+            let mut inner = self.lock();
+            inner.rooms = rooms.unwrap_or_default();
+            for message in batch.drain(..) {
+                is_present = inner
+                    .present
+                    .as_ref()
+                    .is_some_and(|present| present.connection == connection);
+                if !is_present {
+                    break;
                 }
-                ToSecondary::Hello(_)
-                | ToSecondary::Ping { .. }
-                | ToSecondary::Forget(_)
-                | ToSecondary::End
-                | ToSecondary::Part { .. } => {}
+                match &message {
+                    ToSecondary::Operation { operation, .. } => {
+                        inner.before = None;
+                        if let Operation::Bind { inode, handle, .. } = operation {
+                            inner.peer_handles.insert(*inode, handle.clone());
+                        }
+                    }
+                    ToSecondary::Hello(_)
+                    | ToSecondary::Ping { .. }
+                    | ToSecondary::Forget(_)
+                    | ToSecondary::End
+                    | ToSecondary::Part { .. } => {}
+                }
+                self.step(&mut inner, Event::Received(message), &mut work);
             }
-            self.step(&mut inner, Event::Received(message));
+            self.step(&mut inner, Event::Flush, &mut work);
         }
-        self.step(&mut inner, Event::Flush);
-        true
+        self.carry_out(work);
+        is_present
+    }
+
+    /// Runs operations and what becomes ready by them: short ones here, one after the other, others on workers.
+    /// Answers go out as they come, several at a time.
+    fn carry_out(self: &Arc<Self>, mut work: VecDeque<Work>) {
+        let mut done = Vec::new();
+        let mut since = Instant::now();
+        while let Some(Work { number, operation }) = work.pop_front() {
+            if operation.is_short() {
+                let outcome = self.timed_apply(&operation);
+                done.push((number, outcome));
+            } else {
+                self.on_worker(number, operation);
+            }
+            let last = work.is_empty();
+            if !done.is_empty() && (last || since.elapsed() >= ANSWERS_EVERY) {
+                self.done(&mut done, &mut work);
+                if !work.is_empty() {
+                    self.executor.let_go();
+                }
+                since = Instant::now();
+            }
+        }
+    }
+
+    fn on_worker(self: &Arc<Self>, number: Number, operation: Operation) {
+        let shared = self.clone();
+        self.runtime.spawn_blocking(move || {
+            let outcome = shared.timed_apply(&operation);
+            let mut work = VecDeque::new();
+            let executor = &shared.executor;
+            executor.drive(|| shared.done(&mut vec![(number, outcome)], &mut work));
+            executor.drive(|| shared.carry_out(work));
+        });
+    }
+
+    fn timed_apply(&self, operation: &Operation) -> Outcome {
+        let began = Instant::now();
+        let outcome = self.apply(operation);
+        self.local.record(began.elapsed());
+        outcome
     }
 
     /// Empty when one of the file systems does not tell: half a list would be taken for the wrong directories.
@@ -408,7 +452,8 @@ impl Shared {
                     format!("the connection to the primary broke: {reason}"),
                 );
             }
-            self.step(&mut inner, Event::LinkLost);
+            // Nothing becomes ready by it.
+            self.step(&mut inner, Event::LinkLost, &mut VecDeque::new());
         }
     }
 
@@ -427,23 +472,25 @@ impl Shared {
         self.store.apply(operation)
     }
 
-    /// An operation has ended on a worker.
-    fn done(self: &Arc<Self>, number: Number, outcome: Outcome) {
+    /// Operations have ended; adds what may run now.
+    fn done(self: &Arc<Self>, done: &mut Vec<(Number, Outcome)>, work: &mut VecDeque<Work>) {
         self.finishing.fetch_add(1, Ordering::AcqRel);
         let mut inner = self.lock();
         let others = self.finishing.fetch_sub(1, Ordering::AcqRel) > 1;
-        self.step(&mut inner, Event::Done { number, outcome });
+        for (number, outcome) in done.drain(..) {
+            self.step(&mut inner, Event::Done { number, outcome }, work);
+        }
         // Answers batch by themselves under load: whoever is behind this one flushes for both.
         if !others {
-            self.step(&mut inner, Event::Flush);
+            self.step(&mut inner, Event::Flush, work);
         }
     }
 
-    fn step(self: &Arc<Self>, inner: &mut Inner, event: Event) {
+    fn step(self: &Arc<Self>, inner: &mut Inner, event: Event, work: &mut VecDeque<Work>) {
         let mut actions = Vec::new();
         inner.secondary.apply(event, clock::now(), &mut actions);
         for action in actions {
-            self.run(inner, action);
+            self.run(inner, action, work);
         }
         self.publish(inner);
     }
@@ -455,27 +502,20 @@ impl Shared {
         });
     }
 
-    fn run(self: &Arc<Self>, inner: &mut Inner, action: Action) {
+    fn run(self: &Arc<Self>, inner: &mut Inner, action: Action, work: &mut VecDeque<Work>) {
         match action {
-            Action::Apply { number, operation } => {
-                let shared = self.clone();
-                self.runtime.spawn_blocking(move || {
-                    let began = Instant::now();
-                    let outcome = shared.apply(&operation);
-                    shared.local.record(began.elapsed());
-                    shared.done(number, outcome);
-                });
-            }
+            Action::Apply { number, operation } => work.push_back(Work { number, operation }),
             Action::Send(mut message) => {
                 if let ToPrimary::Pong { rooms, .. } = &mut message {
                     rooms.clone_from(&inner.rooms);
                 }
-                send(inner, Out::Message(message));
+                send(inner, message);
             }
             Action::Close { reason } => {
                 warn!(%reason, "closing the connection to the primary");
-                send(inner, Out::Close(reason));
-                inner.present = None;
+                if let Some(present) = inner.present.take() {
+                    present.out.close(reason);
+                }
             }
             Action::Welcome {
                 prefix,
@@ -545,9 +585,13 @@ impl Shared {
                     reason: format!("cannot {attempt}: {error}"),
                 },
             };
-            let mut inner = shared.lock();
-            shared.step(&mut inner, event);
-            shared.notes.send_modify(|notes| *notes -= 1);
+            let mut work = VecDeque::new();
+            shared.executor.drive(|| {
+                let mut inner = shared.lock();
+                shared.step(&mut inner, event, &mut work);
+                shared.notes.send_modify(|notes| *notes -= 1);
+            });
+            shared.carry_out(work);
         });
     }
 
@@ -607,12 +651,10 @@ impl Shared {
             identities: candidate.identities,
         });
         if let Some(former) = inner.present.replace(candidate.present) {
-            let closed = former
-                .out
-                .send(Out::Close("another connection took its place".into()));
-            debug!(was_open = closed.is_ok(), "the former connection is closed");
+            former.out.close("another connection took its place");
+            debug!("the former connection is closed");
         }
-        send(inner, Out::Message(message));
+        send(inner, message);
         if candidate.started.send(true).is_err() {
             debug!("the connection went away while it was welcomed");
         }
@@ -656,47 +698,11 @@ impl Shared {
     }
 }
 
-fn send(inner: &Inner, out: Out) {
+fn send(inner: &Inner, message: ToPrimary) {
     if let Some(present) = &inner.present
-        && present.out.send(out).is_err()
+        && present.out.send(message).is_err()
     {
         debug!("a frame for a connection that is gone is dropped; it is sent again on the next");
-    }
-}
-
-/// Sends what is queued, in batches, until told to close or the queue is dropped.
-async fn write(mut sender: link::Sender<ToPrimary>, mut queue: mpsc::UnboundedReceiver<Out>) {
-    let mut close = None;
-    while close.is_none() {
-        let Some(first) = queue.recv().await else { break };
-        let mut batch = Vec::new();
-        let mut next = Some(first);
-        while let Some(out) = next {
-            match out {
-                Out::Message(message) => match message.encode() {
-                    Ok(encoded) => batch.push(encoded),
-                    Err(error) => {
-                        // A message over its own limits is a mistake in this program; the primary notices the
-                        // missing answer and parts.
-                        error!(%error, "an answer cannot be sent");
-                        close = Some(error.to_string());
-                        break;
-                    }
-                },
-                Out::Close(reason) => {
-                    close = Some(reason);
-                    break;
-                }
-            }
-            next = queue.try_recv().ok();
-        }
-        if let Err(error) = sender.send(batch).await {
-            debug!(%error, "cannot send to the primary");
-            return;
-        }
-    }
-    if let Err(error) = sender.finish().await {
-        debug!(%error, ?close, "the connection to the primary did not end in good order");
     }
 }
 

@@ -12,7 +12,7 @@ use crate::control::command::{Refusal, RefusalKind};
 use crate::control::event::{Reporter, What};
 use crate::control::status::{Latencies, Standing};
 use crate::latency::Ring;
-use crate::link::{self, Endpoint, LinkError};
+use crate::link::{self, Endpoint, LinkError, Outbox};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::receiver::Premises;
 use crate::record::{Keeper, random_bytes};
@@ -26,11 +26,11 @@ use crate::wire::message::{
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, watch};
-use tracing::{debug, error, info, warn};
+use tokio::sync::{Notify, watch};
+use tracing::{debug, info, warn};
 
 mod connection;
 
@@ -57,6 +57,8 @@ pub struct Replicator {
     keeper: Arc<Keeper>,
     reporter: Reporter,
     runtime: Handle,
+    /// By which the secondary is reached, once it has been called.
+    endpoint: OnceLock<Endpoint>,
     inner: Mutex<Inner>,
     phase: watch::Sender<Phase>,
     /// The timer has a new, earlier deadline.
@@ -77,7 +79,7 @@ struct Inner {
     replies: HashMap<Ticket, ReplyTo>,
     next_ticket: u64,
     /// Where frames of the present connection go.
-    out: Option<mpsc::UnboundedSender<Out>>,
+    out: Option<Outbox<ToSecondary>>,
     /// Which connection that is; frames of earlier ones are not handed in any more.
     connection: u64,
     /// Forgotten by the kernel and still needed by an operation or an entry below: looked up again, such an inode
@@ -88,12 +90,6 @@ struct Inner {
     actions: Vec<Action>,
     /// What the secondary said last of its free space, by directory.
     peer_rooms: Vec<Room>,
-}
-
-/// What is queued for the writer of a connection.
-enum Out {
-    Message(ToSecondary),
-    Close(String),
 }
 
 /// What is done after the lock is released, in this order.
@@ -130,10 +126,22 @@ enum Deferred {
 enum Runs {
     /// A thread of the blocking pool: one piece may run here.
     Worker,
-    /// A thread of the mount: a short operation may run here, as on any file system.
+    /// A thread of the mount: what is no sync may run here, as on any file system.
     Mount,
+    /// The thread that the answers arrive at: only short operations run here.
+    Arrival,
     /// A task of the runtime: nothing that blocks.
     Task,
+}
+
+impl Runs {
+    fn may_apply(self, operation: &Operation) -> bool {
+        match self {
+            Runs::Mount => !operation.is_sync() && !matches!(operation, Operation::CopyRange { .. }),
+            Runs::Arrival => operation.is_short(),
+            Runs::Worker | Runs::Task => false,
+        }
+    }
 }
 
 /// What the status shows of a primary.
@@ -180,6 +188,7 @@ impl Replicator {
             keeper: setup.keeper,
             reporter: setup.reporter,
             runtime: setup.runtime,
+            endpoint: OnceLock::new(),
             inner: Mutex::new(inner),
             phase,
             rearm: Notify::new(),
@@ -209,13 +218,14 @@ impl Replicator {
         operation: Operation,
         reply: impl FnOnce(Result<Applied, Errno>) + Send + 'static,
     ) {
-        let deferred = {
+        // What it sends leaves this node before this thread goes on.
+        let deferred = self.drive(|| {
             let mut inner = self.lock();
             let ticket = Ticket(inner.next_ticket);
             inner.next_ticket += 1;
             inner.replies.insert(ticket, Box::new(reply));
             self.step(&mut inner, Event::Submit { ticket, operation })
-        };
+        });
         self.carry_out(deferred, Runs::Mount);
     }
 
@@ -371,8 +381,7 @@ impl Replicator {
             (inner.primary.queue_depth(), inner.out.take())
         };
         if let Some(out) = out {
-            // A writer that is gone has closed the connection already.
-            let _ = out.send(Out::Close("the primary was stopped without a clean end".into()));
+            out.close("the primary was stopped without a clean end");
         }
         if lost > 0 {
             self.reporter.report(
@@ -388,12 +397,20 @@ impl Replicator {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does `work` under the lock, and has this thread send what comes of it.
+    fn drive<R>(&self, work: impl FnOnce() -> R) -> R {
+        match self.endpoint.get() {
+            Some(endpoint) => endpoint.executor().drive(work),
+            None => work(),
+        }
+    }
+
     /// Hands an event in, and does what it asks for.
     fn event(self: &Arc<Self>, event: Event, runs: Runs) {
-        let deferred = {
+        let deferred = self.drive(|| {
             let mut inner = self.lock();
             self.step(&mut inner, event)
-        };
+        });
         self.carry_out(deferred, runs);
     }
 
@@ -445,8 +462,7 @@ impl Replicator {
                 Action::Close { reason } => {
                     if let Some(out) = inner.out.take() {
                         warn!(%reason, "closing the connection to the secondary");
-                        // A writer that is gone has closed it already.
-                        let _ = out.send(Out::Close(reason));
+                        out.close(reason);
                     }
                 }
                 Action::Measured { round_trip, peer } => {
@@ -489,7 +505,7 @@ impl Replicator {
         {
             *handle = known;
         }
-        if out.send(Out::Message(message)).is_err() {
+        if out.send(message).is_err() {
             debug!("a frame for a connection that is gone is dropped; it is sent again on the next");
         }
     }
@@ -552,7 +568,7 @@ impl Replicator {
             let here = match &work {
                 Deferred::Reply { .. } => true,
                 Deferred::Apply { operation, .. } => {
-                    std::mem::take(&mut may_block) || (runs == Runs::Mount && is_short(operation))
+                    std::mem::take(&mut may_block) || runs.may_apply(operation)
                 }
                 Deferred::Check { .. }
                 | Deferred::ReadBack { .. }
@@ -615,8 +631,10 @@ impl Replicator {
                 return VecDeque::new();
             }
         };
-        let mut inner = self.lock();
-        self.step(&mut inner, event)
+        self.drive(|| {
+            let mut inner = self.lock();
+            self.step(&mut inner, event)
+        })
     }
 
     /// A new generation, unless this node is on one of its own already.
@@ -672,16 +690,10 @@ impl Replicator {
         }
         info!(with_peer, "ended cleanly");
         if let Some(out) = self.lock().out.take() {
-            // A writer that is gone has closed the connection already.
-            let _ = out.send(Out::Close("the session has ended".into()));
+            out.close("the session has ended");
         }
         self.over.send_replace(true);
     }
-}
-
-/// On a thread of the mount: what takes no longer than a file system's own call.
-fn is_short(operation: &Operation) -> bool {
-    !operation.is_sync() && !matches!(operation, Operation::CopyRange { .. })
 }
 
 fn describe(phase: &Phase) -> String {
