@@ -27,9 +27,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, info, warn};
 
-/// How long the answers of short operations wait for those of the next ones: about as long as it takes to send
-/// some.
-const ANSWERS_EVERY: Duration = Duration::from_micros(50);
+mod meeting;
+mod notes;
+mod work;
+
+use meeting::Candidate;
+pub use meeting::reject;
+use work::Work;
 
 /// The secondary's side of a module. Clones share it.
 #[derive(Clone)]
@@ -73,23 +77,6 @@ struct Inner {
 struct Present {
     connection: u64,
     out: Outbox<ToPrimary>,
-}
-
-/// An operation that may run now.
-struct Work {
-    number: Number,
-    operation: Operation,
-}
-
-struct Candidate {
-    present: Present,
-    generation: Option<Generation>,
-    /// The attributes of the primary's directories.
-    tops: Vec<Top>,
-    offers: Vec<Offer>,
-    identities: Identities,
-    node: String,
-    started: oneshot::Sender<bool>,
 }
 
 /// What the module knows of this node when a primary calls.
@@ -245,104 +232,10 @@ impl Receiver {
     }
 }
 
-impl Candidate {
-    /// Tells the caller why it is not welcomed.
-    fn turn_away(self, rejection: Rejection) {
-        let queued = self.present.out.send(ToPrimary::Reject(rejection));
-        debug!(queued = queued.is_ok(), "the refusal goes out");
-        // The receiving end is gone when its connection is; then nobody waits for this either.
-        let _ = self.started.send(false);
-    }
-
-    fn turn_away_late(self) {
-        let node = self.node.clone();
-        let state = "changing its role".to_owned();
-        self.turn_away(Rejection::NotSecondary { node, state });
-    }
-}
-
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // `Secondary` has no panics that input can reach; a poisoned lock would only hide the first report.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What both nodes compare before a session begins; gives warnings.
-    fn admit(&self, hello: &Hello, premises: &Premises) -> Result<Vec<String>, Rejection> {
-        let mut warnings = admission::compare(&premises.offers, &hello.directories)?;
-        warnings.extend(admission::identity_warnings(
-            &premises.identities,
-            &hello.identities,
-        ));
-        if let Start::Fresh { .. } = hello.start {
-            let record = self
-                .lock()
-                .before
-                .clone()
-                .unwrap_or_else(|| self.keeper.current());
-            let empty = premises.offers.iter().all(|offer| offer.empty);
-            let peer_empty = hello.directories.iter().all(|offer| offer.empty);
-            record.admits(empty, &hello.start, peer_empty)?;
-        }
-        Ok(warnings)
-    }
-
-    /// Hands a checked `Hello` in; gives the number of the connection.
-    fn hello(
-        self: &Arc<Self>,
-        hello: Hello,
-        premises: Premises,
-        out: Outbox<ToPrimary>,
-        started: oneshot::Sender<bool>,
-    ) -> u64 {
-        let mut inner = self.lock();
-        let connection = inner.next_connection;
-        inner.next_connection += 1;
-        let generation = match hello.start {
-            Start::Fresh { generation, .. } => Some(generation),
-            Start::Resume { .. } => None,
-        };
-        let candidate = Candidate {
-            present: Present { connection, out },
-            generation,
-            tops: hello.directories.iter().map(|offer| offer.top).collect(),
-            offers: premises.offers,
-            identities: premises.identities,
-            node: premises.node,
-            started,
-        };
-        if inner.closed {
-            candidate.turn_away_late();
-            return connection;
-        }
-        let mut candidate = Some(candidate);
-        let mut actions = Vec::new();
-        // An operation becomes ready only when one comes or ends.
-        let mut work = VecDeque::new();
-        let event = Event::Hello {
-            session: hello.session,
-            start: hello.start,
-        };
-        inner.secondary.apply(event, clock::now(), &mut actions);
-        for action in actions {
-            match action {
-                // Both speak of this very connection, or of the earlier one once this one is pending.
-                Action::NoteOpen => {
-                    inner.pending = candidate.take();
-                    self.run(&mut inner, Action::NoteOpen, &mut work);
-                }
-                Action::Welcome { .. } | Action::Refuse(_) => {
-                    if candidate.is_some() {
-                        std::mem::swap(&mut inner.pending, &mut candidate);
-                    }
-                    self.run(&mut inner, action, &mut work);
-                    std::mem::swap(&mut inner.pending, &mut candidate);
-                }
-                other => self.run(&mut inner, other, &mut work),
-            }
-        }
-        self.publish(&inner);
-        connection
     }
 
     /// Frames of connection `connection`; false when it is not the present one any more. Runs on the thread that the
@@ -385,47 +278,6 @@ impl Shared {
         is_present
     }
 
-    /// Runs operations and what becomes ready by them: short ones here, one after the other, others on workers.
-    /// Answers go out as they come, several at a time.
-    fn carry_out(self: &Arc<Self>, mut work: VecDeque<Work>) {
-        let mut done = Vec::new();
-        let mut since = Instant::now();
-        while let Some(Work { number, operation }) = work.pop_front() {
-            if operation.is_short() {
-                let outcome = self.timed_apply(&operation);
-                done.push((number, outcome));
-            } else {
-                self.on_worker(number, operation);
-            }
-            let last = work.is_empty();
-            if !done.is_empty() && (last || since.elapsed() >= ANSWERS_EVERY) {
-                self.done(&mut done, &mut work);
-                if !work.is_empty() {
-                    self.executor.let_go();
-                }
-                since = Instant::now();
-            }
-        }
-    }
-
-    fn on_worker(self: &Arc<Self>, number: Number, operation: Operation) {
-        let shared = self.clone();
-        self.runtime.spawn_blocking(move || {
-            let outcome = shared.timed_apply(&operation);
-            let mut work = VecDeque::new();
-            let executor = &shared.executor;
-            executor.drive(|| shared.done(&mut vec![(number, outcome)], &mut work));
-            executor.drive(|| shared.carry_out(work));
-        });
-    }
-
-    fn timed_apply(&self, operation: &Operation) -> Outcome {
-        let began = Instant::now();
-        let outcome = self.apply(operation);
-        self.local.record(began.elapsed());
-        outcome
-    }
-
     /// Empty when one of the file systems does not tell: half a list would be taken for the wrong directories.
     fn rooms(&self) -> Vec<Room> {
         let rooms = (0..self.store.directories()).map(|index| self.store.room(InodeId::root(index)));
@@ -454,35 +306,6 @@ impl Shared {
             }
             // Nothing becomes ready by it.
             self.step(&mut inner, Event::LinkLost, &mut VecDeque::new());
-        }
-    }
-
-    #[cfg(not(feature = "control-test"))]
-    fn apply(&self, operation: &Operation) -> Outcome {
-        self.store.apply(operation)
-    }
-
-    /// As long as `lose` lies in the state directory, answers without applying.
-    #[cfg(feature = "control-test")]
-    fn apply(&self, operation: &Operation) -> Outcome {
-        if self.keeper.state().join("lose").exists() {
-            let length = operation.length();
-            return Outcome::Applied(crate::operation::Applied { length, handle: None });
-        }
-        self.store.apply(operation)
-    }
-
-    /// Operations have ended; adds what may run now.
-    fn done(self: &Arc<Self>, done: &mut Vec<(Number, Outcome)>, work: &mut VecDeque<Work>) {
-        self.finishing.fetch_add(1, Ordering::AcqRel);
-        let mut inner = self.lock();
-        let others = self.finishing.fetch_sub(1, Ordering::AcqRel) > 1;
-        for (number, outcome) in done.drain(..) {
-            self.step(&mut inner, Event::Done { number, outcome }, work);
-        }
-        // Answers batch by themselves under load: whoever is behind this one flushes for both.
-        if !others {
-            self.step(&mut inner, Event::Flush, work);
         }
     }
 
@@ -566,117 +389,6 @@ impl Shared {
         }
     }
 
-    /// Runs a durable note on a worker; a checkpoint comes first where the note says that all is on disk.
-    fn note(
-        self: &Arc<Self>,
-        attempt: &'static str,
-        write: impl FnOnce(&Shared) -> anyhow::Result<()> + Send + 'static,
-    ) {
-        let shared = self.clone();
-        self.notes.send_modify(|notes| *notes += 1);
-        self.runtime.spawn_blocking(move || {
-            let synced = match shared.store.checkpoint() {
-                Ok(()) => write(&shared).map_err(|error| format!("{error:#}")),
-                Err(errno) => Err(format!("the backing file system cannot be synced: {errno}")),
-            };
-            let event = match synced {
-                Ok(()) => Event::Noted,
-                Err(error) => Event::NoteFailed {
-                    reason: format!("cannot {attempt}: {error}"),
-                },
-            };
-            let mut work = VecDeque::new();
-            shared.executor.drive(|| {
-                let mut inner = shared.lock();
-                shared.step(&mut inner, event, &mut work);
-                shared.notes.send_modify(|notes| *notes -= 1);
-            });
-            shared.carry_out(work);
-        });
-    }
-
-    /// Gives the directories themselves the attributes that they have on the primary, where those differ.
-    fn take_over(&self, tops: &[Top]) -> anyhow::Result<()> {
-        for (index, top) in tops.iter().enumerate() {
-            if self.store.top(index)? == *top {
-                continue;
-            }
-            let operation = Operation::SetAttributes {
-                inode: InodeId::root(index),
-                attributes: Attributes {
-                    mode: Some(top.mode),
-                    uid: Some(top.uid),
-                    gid: Some(top.gid),
-                    mtime: Some(top.mtime),
-                    ..Attributes::default()
-                },
-            };
-            match self.store.apply(&operation) {
-                Outcome::Applied(_) => {}
-                other => anyhow::bail!("directory {index} does not take the primary's attributes: {other:?}"),
-            }
-        }
-        Ok(())
-    }
-
-    /// A session that was never welcomed leaves nothing behind: the record says again what it said before. (After a
-    /// welcome the primary may go on alone, and this copy is old then.)
-    fn restore_record(&self) {
-        let Some(before) = self.lock().before.take() else {
-            return;
-        };
-        if let Err(error) = self.keeper.update(|record| *record = before) {
-            // It goes on saying "open", which errs on the safe side.
-            warn!(%error, "the record of a session that changed nothing could not be put back");
-        }
-    }
-
-    fn welcome(
-        &self,
-        inner: &mut Inner,
-        prefix: Number,
-        answers: Vec<crate::wire::message::Answer>,
-        received: Vec<Number>,
-    ) {
-        let Some(candidate) = inner.pending.take() else {
-            warn!("a session began on a connection that is gone; the primary will call again");
-            return;
-        };
-        let message = ToPrimary::Welcome(Welcome {
-            node: candidate.node,
-            prefix,
-            answers,
-            received,
-            directories: candidate.offers,
-            identities: candidate.identities,
-        });
-        if let Some(former) = inner.present.replace(candidate.present) {
-            former.out.close("another connection took its place");
-            debug!("the former connection is closed");
-        }
-        send(inner, message);
-        if candidate.started.send(true).is_err() {
-            debug!("the connection went away while it was welcomed");
-        }
-        self.reporter.report(
-            What::InSync,
-            "a session with the primary is going on; this copy is in sync",
-        );
-    }
-
-    fn refuse(&self, inner: &mut Inner, rejection: Rejection) {
-        let reason = rejection.to_string();
-        self.reporter.report(
-            What::PeerRefused {
-                reason: reason.clone(),
-            },
-            format!("refused the primary: {reason}"),
-        );
-        if let Some(candidate) = inner.pending.take() {
-            candidate.turn_away(rejection);
-        }
-    }
-
     fn session_over(&self, inner: &mut Inner, over: &Over) {
         info!(?over, "the session is over");
         let sequel = match over {
@@ -703,20 +415,5 @@ fn send(inner: &Inner, message: ToPrimary) {
         && present.out.send(message).is_err()
     {
         debug!("a frame for a connection that is gone is dropped; it is sent again on the next");
-    }
-}
-
-/// Sends a refusal and waits until the peer has it.
-pub async fn reject(mut sender: link::Sender<ToPrimary>, rejection: Rejection) {
-    let sent = match ToPrimary::Reject(rejection).encode() {
-        Ok(encoded) => sender.send([encoded]).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    let finished = match sent {
-        Ok(()) => sender.finish().await.map_err(|error| error.to_string()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = finished {
-        debug!(%error, "the refusal does not reach the primary");
     }
 }

@@ -9,7 +9,7 @@ use super::error::LinkError;
 use super::executor::Executor;
 use super::socket::Socket;
 use super::stream::{Receiver, Sender};
-use super::tls::{Identity, Refusal, Verdict, alert_in_words};
+use super::tls::{Identity, Verdict, alert_in_words, refusal};
 use crate::config::Config;
 use crate::wire::frame::{self, Message, WireError};
 use quinn::crypto::rustls::HandshakeData;
@@ -314,24 +314,14 @@ fn open_socket(listen: SocketAddr) -> io::Result<UdpSocket> {
 
 /// What `error` means for a connection with `remote`; `verdict` is that of its handshake.
 pub(super) fn broken(remote: SocketAddr, verdict: Option<&Verdict>, error: ConnectionError) -> LinkError {
-    const NO_CERTIFICATE: u8 = 116; // certificate_required, RFC 8446 section 6
-    if let Some(refusal) = verdict.and_then(|verdict| verdict.get()) {
-        return LinkError::Refused {
-            remote,
-            refusal: refusal.clone(),
-        };
+    let refused = |refusal| LinkError::Refused { remote, refusal };
+    if let Some(refusal) = refusal(verdict, None, "") {
+        return refused(refusal);
     }
     let lost = |reason: String| LinkError::Lost { remote, reason };
     match error {
-        ConnectionError::TransportError(error) => match alert(error.code) {
-            Some(NO_CERTIFICATE) => LinkError::Refused {
-                remote,
-                refusal: Refusal::NoCertificate,
-            },
-            Some(_) => LinkError::Refused {
-                remote,
-                refusal: Refusal::Unusable(error.reason),
-            },
+        ConnectionError::TransportError(error) => match refusal(None, alert(error.code), &error.reason) {
+            Some(refusal) => refused(refusal),
             None => lost(error.to_string()),
         },
         ConnectionError::ConnectionClosed(closed) => match alert(closed.error_code) {

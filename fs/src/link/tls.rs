@@ -108,6 +108,18 @@ pub(super) fn alert_in_words(alert: u8) -> &'static str {
 /// The rule that the peer's certificate broke in one handshake, if it did.
 pub(super) type Verdict = Arc<OnceLock<Refusal>>;
 
+/// Why this node ended a handshake, if it was for the peer's certificate: the verifier's `verdict`, or else what the
+/// `alert` that was sent says, which alone tells of a certificate that never came.
+pub(super) fn refusal(verdict: Option<&Verdict>, alert: Option<u8>, reason: &str) -> Option<Refusal> {
+    if let Some(refusal) = verdict.and_then(|verdict| verdict.get()) {
+        return Some(refusal.clone());
+    }
+    match AlertDescription::from(alert?) {
+        AlertDescription::CertificateRequired => Some(Refusal::NoCertificate),
+        _ => Some(Refusal::Unusable(reason.to_owned())),
+    }
+}
+
 /// This node's certificate and key, the cluster's CA and the peer's name: all that a handshake needs.
 #[derive(Debug)]
 pub struct Identity {

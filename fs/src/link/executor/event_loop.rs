@@ -77,7 +77,7 @@ impl Shared {
                     if !self.watch() {
                         break;
                     }
-                    warn!("an operation holds up the network's loop; another thread takes it over");
+                    debug!("an operation holds up the network's loop; another thread takes it over");
                     self.start_watcher();
                     Role::Loop
                 }
