@@ -191,6 +191,7 @@ impl Module {
             self.keeper.clone(),
             self.reporter.clone(),
             self.runtime.clone(),
+            self.endpoint.executor().clone(),
         );
         self.follow(receiver.phases());
         self.set_role(Role::Secondary(receiver));

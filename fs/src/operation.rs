@@ -454,6 +454,8 @@ pub enum Operation {
 
 /// Most bytes in one [`Operation::Write`] (the kernel's `max_write` for FUSE with 256 pages).
 pub const WRITE_BYTES_MAX: usize = 1 << 20;
+/// A write of more takes a file system longer than a hop to another thread.
+const SHORT_WRITE_BYTES_MAX: usize = 128 << 10;
 /// Most bytes in one [`Operation::CopyRange`], so that none takes long.
 pub const COPY_BYTES_MAX: u64 = 8 << 20;
 /// Longest extended attribute value (`XATTR_SIZE_MAX`, linux/limits.h).
@@ -623,5 +625,25 @@ impl Operation {
     /// True for what only makes earlier operations durable: it waits, and nothing waits for it.
     pub fn is_sync(&self) -> bool {
         matches!(self, Operation::Sync { .. } | Operation::Checkpoint)
+    }
+
+    /// True when it takes a healthy file system hardly longer than handing it to another thread would.
+    pub fn is_short(&self) -> bool {
+        match self {
+            Operation::Write { data, .. } => data.len() <= SHORT_WRITE_BYTES_MAX,
+            // Cutting a file frees blocks, which may be many.
+            Operation::SetAttributes { attributes, .. } => attributes.size.is_none(),
+            Operation::Bind { .. }
+            | Operation::Create(_)
+            | Operation::Link { .. }
+            | Operation::Unlink(_)
+            | Operation::Rename(_)
+            | Operation::SetXattr { .. }
+            | Operation::RemoveXattr { .. } => true,
+            Operation::Fallocate { .. }
+            | Operation::CopyRange { .. }
+            | Operation::Sync { .. }
+            | Operation::Checkpoint => false,
+        }
     }
 }

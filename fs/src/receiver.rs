@@ -1,9 +1,9 @@
-//! The driver of the secondary: one lock around [`Secondary`], workers that apply, tasks that read and write the
-//! connection.
+//! The driver of the secondary: one lock around [`Secondary`], a reader of the connection that applies what is
+//! short, workers that apply the rest.
 //!
-//! Lock order: `Shared::inner` only; nothing blocks while it is held (frames are queued, work is handed to the
-//! blocking pool of the runtime). A connection is served by two tasks: the reader, which ends with the
-//! connection, and the writer, which ends when its queue is dropped or told to close.
+//! Lock order: `Shared::inner` only; nothing blocks while it is held (frames are queued). Operations run without
+//! it: short ones on the thread that their packets arrive at, which also sends the answer, others in the blocking
+//! pool of the runtime.
 
 use crate::admission;
 use crate::backing::Store;
@@ -11,7 +11,7 @@ use crate::clock;
 use crate::control::event::{Reporter, What};
 use crate::control::status::Standing;
 use crate::latency::Ring;
-use crate::link;
+use crate::link::{self, Executor, Outbox};
 use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome};
 use crate::record::{Keeper, Record};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
@@ -20,13 +20,22 @@ use crate::wire::message::{
     Generation, Hello, Identities, Offer, Rejection, Room, Start, ToPrimary, ToSecondary, Top, Welcome,
 };
 use anyhow::Context;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, error, info, warn};
+use tokio::sync::{oneshot, watch};
+use tracing::{debug, info, warn};
+
+mod bulk;
+mod meeting;
+mod notes;
+mod work;
+
+use meeting::Candidate;
+pub use meeting::reject;
+use work::Work;
 
 /// The secondary's side of a module. Clones share it.
 #[derive(Clone)]
@@ -40,6 +49,7 @@ struct Shared {
     keeper: Arc<Keeper>,
     reporter: Reporter,
     runtime: Handle,
+    executor: Executor,
     local: Ring,
     /// Workers that wait for the lock to say `Done`: the last of them flushes the answers of all.
     finishing: AtomicUsize,
@@ -66,28 +76,9 @@ struct Inner {
     peer_handles: HashMap<InodeId, FileHandle>,
 }
 
-/// What is queued for the writer of a connection.
-enum Out {
-    Message(ToPrimary),
-    Close(String),
-}
-
 struct Present {
     connection: u64,
-    out: mpsc::UnboundedSender<Out>,
-}
-
-mod bulk;
-
-struct Candidate {
-    present: Present,
-    generation: Option<Generation>,
-    /// The attributes of the primary's directories.
-    tops: Vec<Top>,
-    offers: Vec<Offer>,
-    identities: Identities,
-    node: String,
-    started: oneshot::Sender<bool>,
+    out: Outbox<ToPrimary>,
 }
 
 /// What the module knows of this node when a primary calls.
@@ -122,6 +113,7 @@ impl Receiver {
         keeper: Arc<Keeper>,
         reporter: Reporter,
         runtime: Handle,
+        executor: Executor,
     ) -> Self {
         let inner = Inner {
             secondary,
@@ -139,6 +131,7 @@ impl Receiver {
             keeper,
             reporter,
             runtime,
+            executor,
             local: Ring::default(),
             finishing: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Idle),
@@ -173,7 +166,7 @@ impl Receiver {
     pub async fn serve(
         &self,
         sender: link::Sender<ToPrimary>,
-        mut receiver: link::Receiver<ToSecondary>,
+        receiver: link::Receiver<ToSecondary>,
         hello: Hello,
         premises: Premises,
     ) {
@@ -190,31 +183,21 @@ impl Receiver {
         for warning in warnings {
             self.shared.reporter.report(What::Warning, warning);
         }
-        let (out, queue) = mpsc::unbounded_channel();
-        let writer = self.shared.runtime.spawn(write(sender, queue));
         let (started, has_started) = oneshot::channel();
-        let Some(connection) = self.shared.hello(hello, premises, out, started) else {
-            return;
-        };
+        let connection = self.shared.hello(hello, premises, sender.into_outbox(), started);
         // An error means that the candidate was dropped with its node's role.
         if !has_started.await.unwrap_or(false) {
             return;
         }
-        let mut batch = Vec::new();
-        let ended = loop {
-            match receiver.next_batch(&mut batch).await {
-                Ok(true) => {
-                    if !self.shared.received(connection, &mut batch) {
-                        break "another connection took its place".to_owned();
-                    }
-                }
-                Ok(false) => break "the primary closed it".to_owned(),
-                Err(error) => break error.to_string(),
-            }
+        let shared = self.shared.clone();
+        let take = move |batch: &mut Vec<ToSecondary>| shared.received(connection, batch);
+        let ended = match receiver.each_batch(take).await {
+            Ok(true) => "the primary closed it".to_owned(),
+            Ok(false) => "another connection took its place".to_owned(),
+            Err(error) => error.to_string(),
         };
         debug!(reason = %ended, "the connection from the primary ended");
         self.shared.link_lost(connection, &ended);
-        writer.abort();
     }
 
     /// Every change of phase.
@@ -232,12 +215,10 @@ impl Receiver {
             let mut inner = self.shared.lock();
             let before = inner.secondary.phase();
             inner.closed = true;
-            self.shared.step(
-                &mut inner,
-                Event::Leave {
-                    reason: reason.to_owned(),
-                },
-            );
+            let reason = reason.to_owned();
+            // What is queued is dropped; nothing becomes ready.
+            let mut work = VecDeque::new();
+            self.shared.step(&mut inner, Event::Leave { reason }, &mut work);
             if let Some(candidate) = inner.pending.take() {
                 candidate.turn_away_late();
             }
@@ -255,137 +236,51 @@ impl Receiver {
     }
 }
 
-impl Candidate {
-    /// Tells the caller why it is not welcomed.
-    fn turn_away(self, rejection: Rejection) {
-        let queued = self.present.out.send(Out::Message(ToPrimary::Reject(rejection)));
-        debug!(queued = queued.is_ok(), "the refusal goes out");
-        // The receiving end is gone when its connection is; then nobody waits for this either.
-        let _ = self.started.send(false);
-    }
-
-    fn turn_away_late(self) {
-        let node = self.node.clone();
-        let state = "changing its role".to_owned();
-        self.turn_away(Rejection::NotSecondary { node, state });
-    }
-}
-
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // `Secondary` has no panics that input can reach; a poisoned lock would only hide the first report.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What both nodes compare before a session begins; gives warnings.
-    fn admit(&self, hello: &Hello, premises: &Premises) -> Result<Vec<String>, Rejection> {
-        let mut warnings = admission::compare(&premises.offers, &hello.directories)?;
-        warnings.extend(admission::identity_warnings(
-            &premises.identities,
-            &hello.identities,
-        ));
-        if let Start::Fresh { .. } | Start::Copy { .. } = hello.start {
-            let record = self
-                .lock()
-                .before
-                .clone()
-                .unwrap_or_else(|| self.keeper.current());
-            let empty = premises.offers.iter().all(|offer| offer.empty);
-            let peer_empty = hello.directories.iter().all(|offer| offer.empty);
-            record.admits(empty, premises.foreign.as_deref(), &hello.start, peer_empty)?;
-        }
-        Ok(warnings)
-    }
-
-    /// Hands a checked `Hello` in; the number of the connection unless it was refused at once.
-    fn hello(
-        self: &Arc<Self>,
-        hello: Hello,
-        premises: Premises,
-        out: mpsc::UnboundedSender<Out>,
-        started: oneshot::Sender<bool>,
-    ) -> Option<u64> {
-        let mut inner = self.lock();
-        let connection = inner.next_connection;
-        inner.next_connection += 1;
-        let generation = match hello.start {
-            Start::Fresh { generation, .. } | Start::Copy { generation, .. } => Some(generation),
-            Start::Resume { .. } => None,
-        };
-        let candidate = Candidate {
-            present: Present { connection, out },
-            generation,
-            tops: hello.directories.iter().map(|offer| offer.top).collect(),
-            offers: premises.offers,
-            identities: premises.identities,
-            node: premises.node,
-            started,
-        };
-        if inner.closed {
-            candidate.turn_away_late();
-            return Some(connection);
-        }
-        let mut candidate = Some(candidate);
-        let mut actions = Vec::new();
-        let event = Event::Hello {
-            session: hello.session,
-            start: hello.start,
-        };
-        inner.secondary.apply(event, clock::now(), &mut actions);
-        for action in actions {
-            match action {
-                // Both speak of this very connection, or of the earlier one once this one is pending.
-                Action::NoteOpen | Action::NoteInconsistent => {
-                    inner.pending = candidate.take();
-                    self.run(&mut inner, action);
-                }
-                Action::Welcome { .. } | Action::Refuse(_) => {
-                    if candidate.is_some() {
-                        std::mem::swap(&mut inner.pending, &mut candidate);
-                    }
-                    self.run(&mut inner, action);
-                    std::mem::swap(&mut inner.pending, &mut candidate);
-                }
-                other => self.run(&mut inner, other),
-            }
-        }
-        self.publish(&inner);
-        Some(connection)
-    }
-
-    /// Frames of connection `connection`; false when it is not the present one any more.
+    /// Frames of connection `connection`; false when it is not the present one any more. Runs on the thread that the
+    /// packets arrive at.
     fn received(self: &Arc<Self>, connection: u64, batch: &mut Vec<ToSecondary>) -> bool {
         // Before the lock: it is a system call.
         let is_ping = |message: &ToSecondary| matches!(message, ToSecondary::Ping { .. });
         let rooms = batch.iter().any(is_ping).then(|| self.rooms());
-        let mut inner = self.lock();
-        inner.rooms = rooms.unwrap_or_default();
-        for message in batch.drain(..) {
-            if inner
-                .present
-                .as_ref()
-                .is_none_or(|present| present.connection != connection)
-            {
-                return false;
-            }
-            match &message {
-                ToSecondary::Operation { operation, .. } => {
-                    inner.before = None;
-                    if let Operation::Bind { inode, handle, .. } = operation {
-                        inner.peer_handles.insert(*inode, handle.clone());
-                    }
+        let mut work = VecDeque::new();
+        let mut is_present = true;
+        {
+            let mut inner = self.lock();
+            inner.rooms = rooms.unwrap_or_default();
+            for message in batch.drain(..) {
+                is_present = inner
+                    .present
+                    .as_ref()
+                    .is_some_and(|present| present.connection == connection);
+                if !is_present {
+                    break;
                 }
-                ToSecondary::Hello(_)
-                | ToSecondary::Ping { .. }
-                | ToSecondary::Forget(_)
-                | ToSecondary::End
-                | ToSecondary::Complete { .. }
-                | ToSecondary::Part { .. } => {}
+                match &message {
+                    ToSecondary::Operation { operation, .. } => {
+                        inner.before = None;
+                        if let Operation::Bind { inode, handle, .. } = operation {
+                            inner.peer_handles.insert(*inode, handle.clone());
+                        }
+                    }
+                    ToSecondary::Hello(_)
+                    | ToSecondary::Ping { .. }
+                    | ToSecondary::Forget(_)
+                    | ToSecondary::End
+                    | ToSecondary::Complete { .. }
+                    | ToSecondary::Part { .. } => {}
+                }
+                self.step(&mut inner, Event::Received(message), &mut work);
             }
-            self.step(&mut inner, Event::Received(message));
+            self.step(&mut inner, Event::Flush, &mut work);
         }
-        self.step(&mut inner, Event::Flush);
-        true
+        self.carry_out(work);
+        is_present
     }
 
     /// Empty when one of the file systems does not tell: half a list would be taken for the wrong directories.
@@ -414,42 +309,16 @@ impl Shared {
                     format!("the connection to the primary broke: {reason}"),
                 );
             }
-            self.step(&mut inner, Event::LinkLost);
+            // Nothing becomes ready by it.
+            self.step(&mut inner, Event::LinkLost, &mut VecDeque::new());
         }
     }
 
-    #[cfg(not(feature = "control-test"))]
-    fn apply(&self, operation: &Operation) -> Outcome {
-        self.store.apply(operation)
-    }
-
-    /// As long as `lose` lies in the state directory, answers without applying.
-    #[cfg(feature = "control-test")]
-    fn apply(&self, operation: &Operation) -> Outcome {
-        if self.keeper.state().join("lose").exists() {
-            let length = operation.length();
-            return Outcome::Applied(crate::operation::Applied { length, handle: None });
-        }
-        self.store.apply(operation)
-    }
-
-    /// An operation has ended on a worker.
-    fn done(self: &Arc<Self>, number: Number, outcome: Outcome) {
-        self.finishing.fetch_add(1, Ordering::AcqRel);
-        let mut inner = self.lock();
-        let others = self.finishing.fetch_sub(1, Ordering::AcqRel) > 1;
-        self.step(&mut inner, Event::Done { number, outcome });
-        // Answers batch by themselves under load: whoever is behind this one flushes for both.
-        if !others {
-            self.step(&mut inner, Event::Flush);
-        }
-    }
-
-    fn step(self: &Arc<Self>, inner: &mut Inner, event: Event) {
+    fn step(self: &Arc<Self>, inner: &mut Inner, event: Event, work: &mut VecDeque<Work>) {
         let mut actions = Vec::new();
         inner.secondary.apply(event, clock::now(), &mut actions);
         for action in actions {
-            self.run(inner, action);
+            self.run(inner, action, work);
         }
         self.publish(inner);
     }
@@ -461,27 +330,20 @@ impl Shared {
         });
     }
 
-    fn run(self: &Arc<Self>, inner: &mut Inner, action: Action) {
+    fn run(self: &Arc<Self>, inner: &mut Inner, action: Action, work: &mut VecDeque<Work>) {
         match action {
-            Action::Apply { number, operation } => {
-                let shared = self.clone();
-                self.runtime.spawn_blocking(move || {
-                    let began = Instant::now();
-                    let outcome = shared.apply(&operation);
-                    shared.local.record(began.elapsed());
-                    shared.done(number, outcome);
-                });
-            }
+            Action::Apply { number, operation } => work.push_back(Work { number, operation }),
             Action::Send(mut message) => {
                 if let ToPrimary::Pong { rooms, .. } = &mut message {
                     rooms.clone_from(&inner.rooms);
                 }
-                send(inner, Out::Message(message));
+                send(inner, message);
             }
             Action::Close { reason } => {
                 warn!(%reason, "closing the connection to the primary");
-                send(inner, Out::Close(reason));
-                inner.present = None;
+                if let Some(present) = inner.present.take() {
+                    present.out.close(reason);
+                }
             }
             Action::Welcome {
                 prefix,
@@ -559,129 +421,6 @@ impl Shared {
         }
     }
 
-    /// Runs a durable note on a worker; a checkpoint comes first where the note says that all is on disk.
-    fn note(
-        self: &Arc<Self>,
-        attempt: &'static str,
-        write: impl FnOnce(&Shared) -> anyhow::Result<()> + Send + 'static,
-    ) {
-        let shared = self.clone();
-        self.notes.send_modify(|notes| *notes += 1);
-        self.runtime.spawn_blocking(move || {
-            let synced = match shared.store.checkpoint() {
-                Ok(()) => write(&shared).map_err(|error| format!("{error:#}")),
-                Err(errno) => Err(format!("the backing file system cannot be synced: {errno}")),
-            };
-            let event = match synced {
-                Ok(()) => Event::Noted,
-                Err(error) => Event::NoteFailed {
-                    reason: format!("cannot {attempt}: {error}"),
-                },
-            };
-            let mut inner = shared.lock();
-            shared.step(&mut inner, event);
-            shared.notes.send_modify(|notes| *notes -= 1);
-        });
-    }
-
-    /// Says in the directories themselves that they belong to this module, so that a later copy may overwrite them.
-    fn mark(&self) -> anyhow::Result<()> {
-        let module = self.keeper.current().module;
-        (0..self.store.directories()).try_for_each(|index| self.store.set_marker(index, &module))?;
-        Ok(())
-    }
-
-    /// Gives the directories themselves the attributes that they have on the primary, where those differ.
-    fn take_over(&self, tops: &[Top]) -> anyhow::Result<()> {
-        for (index, top) in tops.iter().enumerate() {
-            if self.store.top(index)? == *top {
-                continue;
-            }
-            let operation = Operation::SetAttributes {
-                inode: InodeId::root(index),
-                attributes: Attributes {
-                    mode: Some(top.mode),
-                    uid: Some(top.uid),
-                    gid: Some(top.gid),
-                    mtime: Some(top.mtime),
-                    ..Attributes::default()
-                },
-            };
-            match self.store.apply(&operation) {
-                Outcome::Applied(_) => {}
-                other => anyhow::bail!("directory {index} does not take the primary's attributes: {other:?}"),
-            }
-        }
-        Ok(())
-    }
-
-    /// A session that was never welcomed leaves nothing behind: the record says again what it said before. (After a
-    /// welcome the primary may go on alone, and this copy is old then.)
-    fn restore_record(&self) {
-        let Some(before) = self.lock().before.take() else {
-            return;
-        };
-        if let Err(error) = self.keeper.update(|record| *record = before) {
-            // It goes on saying "open", which errs on the safe side.
-            warn!(%error, "the record of a session that changed nothing could not be put back");
-        }
-    }
-
-    fn welcome(
-        &self,
-        inner: &mut Inner,
-        prefix: Number,
-        answers: Vec<crate::wire::message::Answer>,
-        received: Vec<Number>,
-    ) {
-        let Some(candidate) = inner.pending.take() else {
-            warn!("a session began on a connection that is gone; the primary will call again");
-            return;
-        };
-        let message = ToPrimary::Welcome(Welcome {
-            node: candidate.node,
-            prefix,
-            answers,
-            received,
-            directories: candidate.offers,
-            identities: candidate.identities,
-        });
-        if let Some(former) = inner.present.replace(candidate.present) {
-            let closed = former
-                .out
-                .send(Out::Close("another connection took its place".into()));
-            debug!(was_open = closed.is_ok(), "the former connection is closed");
-        }
-        send(inner, Out::Message(message));
-        if candidate.started.send(true).is_err() {
-            debug!("the connection went away while it was welcomed");
-        }
-        if let Phase::Serving { copying: true, .. } = inner.secondary.phase() {
-            self.reporter.report(
-                What::CopyBegun,
-                "the primary brings this node's copy to its own state; until the end it is mixed",
-            );
-        } else {
-            self.reporter.report(
-                What::InSync,
-                "a session with the primary is going on; this copy is in sync",
-            );
-        }
-    }
-
-    fn refuse(&self, inner: &mut Inner, rejection: Rejection) {
-        let reason = rejection.to_string();
-        self.reporter.report(
-            What::PeerRefused {
-                reason: reason.clone(),
-            },
-            format!("refused the primary: {reason}"),
-        );
-        if let Some(candidate) = inner.pending.take() {
-            candidate.turn_away(rejection);
-        }
-    }
-
     fn session_over(&self, inner: &mut Inner, over: &Over) {
         info!(?over, "the session is over");
         let sequel = match over {
@@ -703,61 +442,10 @@ impl Shared {
     }
 }
 
-fn send(inner: &Inner, out: Out) {
+fn send(inner: &Inner, message: ToPrimary) {
     if let Some(present) = &inner.present
-        && present.out.send(out).is_err()
+        && present.out.send(message).is_err()
     {
         debug!("a frame for a connection that is gone is dropped; it is sent again on the next");
-    }
-}
-
-/// Sends what is queued, in batches, until told to close or the queue is dropped.
-async fn write(mut sender: link::Sender<ToPrimary>, mut queue: mpsc::UnboundedReceiver<Out>) {
-    let mut close = None;
-    while close.is_none() {
-        let Some(first) = queue.recv().await else { break };
-        let mut batch = Vec::new();
-        let mut next = Some(first);
-        while let Some(out) = next {
-            match out {
-                Out::Message(message) => match message.encode() {
-                    Ok(encoded) => batch.push(encoded),
-                    Err(error) => {
-                        // A message over its own limits is a mistake in this program; the primary notices the
-                        // missing answer and parts.
-                        error!(%error, "an answer cannot be sent");
-                        close = Some(error.to_string());
-                        break;
-                    }
-                },
-                Out::Close(reason) => {
-                    close = Some(reason);
-                    break;
-                }
-            }
-            next = queue.try_recv().ok();
-        }
-        if let Err(error) = sender.send(batch).await {
-            debug!(%error, "cannot send to the primary");
-            return;
-        }
-    }
-    if let Err(error) = sender.finish().await {
-        debug!(%error, ?close, "the connection to the primary did not end in good order");
-    }
-}
-
-/// Sends a refusal and waits until the peer has it.
-pub async fn reject(mut sender: link::Sender<ToPrimary>, rejection: Rejection) {
-    let sent = match ToPrimary::Reject(rejection).encode() {
-        Ok(encoded) => sender.send([encoded]).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    let finished = match sent {
-        Ok(()) => sender.finish().await.map_err(|error| error.to_string()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = finished {
-        debug!(%error, "the refusal does not reach the primary");
     }
 }

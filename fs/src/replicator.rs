@@ -12,7 +12,7 @@ use crate::control::command::{Refusal, RefusalKind};
 use crate::control::event::{Reporter, What};
 use crate::control::status::{Latencies, Standing};
 use crate::latency::Ring;
-use crate::link::{self, Endpoint, LinkError};
+use crate::link::{self, Endpoint, LinkError, Outbox};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::receiver::Premises;
 use crate::record::{Keeper, random_bytes};
@@ -27,14 +27,19 @@ use crate::wire::message::{
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tracing::{debug, error, info, warn};
+use tokio::sync::{Notify, oneshot, watch};
+use tracing::{debug, info, warn};
 
 mod connection;
 mod copy;
+mod notes;
+mod report;
+mod work;
+
+use work::{Deferred, Runs};
 
 /// What a replicator is made of.
 pub struct Setup {
@@ -59,6 +64,8 @@ pub struct Replicator {
     keeper: Arc<Keeper>,
     reporter: Reporter,
     runtime: Handle,
+    /// By which the secondary is reached, once it has been called.
+    endpoint: OnceLock<Endpoint>,
     inner: Mutex<Inner>,
     phase: watch::Sender<Phase>,
     /// The timer has a new, earlier deadline.
@@ -80,7 +87,7 @@ struct Inner {
     replies: HashMap<Ticket, ReplyTo>,
     next_ticket: u64,
     /// Where frames of the present connection go.
-    out: Option<mpsc::UnboundedSender<Out>>,
+    out: Option<Outbox<ToSecondary>>,
     /// Which connection that is; frames of earlier ones are not handed in any more.
     connection: u64,
     /// Forgotten by the kernel and still needed by an operation or an entry below: looked up again, such an inode
@@ -95,53 +102,6 @@ struct Inner {
     claims: HashMap<ClaimId, oneshot::Sender<Vec<InodeId>>>,
     /// Why the last copy failed.
     copy_failure: Option<String>,
-}
-
-/// What is queued for the writer of a connection.
-enum Out {
-    Message(ToSecondary),
-    Close(String),
-}
-
-/// What is done after the lock is released, in this order.
-enum Deferred {
-    Apply {
-        slot: Slot,
-        operation: Operation,
-    },
-    Check {
-        slot: Slot,
-        operation: Operation,
-        refused: Errno,
-    },
-    ReadBack {
-        slot: Slot,
-        operation: Operation,
-    },
-    Reply {
-        to: ReplyTo,
-        result: Result<Applied, Errno>,
-    },
-    NoteAlone(Loss),
-    NoteVerify {
-        reason: String,
-    },
-    NoteEnded {
-        with_peer: bool,
-    },
-    NoteJoined,
-}
-
-/// Who runs deferred work: a session thread of the mount must not wait for a disk's flush, and the tasks of the
-/// network must not wait for any disk.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Runs {
-    /// A thread of the blocking pool: one piece may run here.
-    Worker,
-    /// A thread of the mount: a short operation may run here, as on any file system.
-    Mount,
-    /// A task of the runtime: nothing that blocks.
-    Task,
 }
 
 /// What the status shows of a primary.
@@ -190,6 +150,7 @@ impl Replicator {
             keeper: setup.keeper,
             reporter: setup.reporter,
             runtime: setup.runtime,
+            endpoint: OnceLock::new(),
             inner: Mutex::new(inner),
             phase,
             rearm: Notify::new(),
@@ -220,13 +181,14 @@ impl Replicator {
         operation: Operation,
         reply: impl FnOnce(Result<Applied, Errno>) + Send + 'static,
     ) {
-        let deferred = {
+        // What it sends leaves this node before this thread goes on.
+        let deferred = self.drive(|| {
             let mut inner = self.lock();
             let ticket = Ticket(inner.next_ticket);
             inner.next_ticket += 1;
             inner.replies.insert(ticket, Box::new(reply));
             self.step(&mut inner, Event::Submit { ticket, operation })
-        };
+        });
         self.carry_out(deferred, Runs::Mount);
     }
 
@@ -423,8 +385,7 @@ impl Replicator {
             (inner.primary.queue_depth(), inner.out.take())
         };
         if let Some(out) = out {
-            // A writer that is gone has closed the connection already.
-            let _ = out.send(Out::Close("the primary was stopped without a clean end".into()));
+            out.close("the primary was stopped without a clean end");
         }
         if lost > 0 {
             self.reporter.report(
@@ -440,12 +401,20 @@ impl Replicator {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does `work` under the lock, and has this thread send what comes of it.
+    fn drive<R>(&self, work: impl FnOnce() -> R) -> R {
+        match self.endpoint.get() {
+            Some(endpoint) => endpoint.executor().drive(work),
+            None => work(),
+        }
+    }
+
     /// Hands an event in, and does what it asks for.
     fn event(self: &Arc<Self>, event: Event, runs: Runs) {
-        let deferred = {
+        let deferred = self.drive(|| {
             let mut inner = self.lock();
             self.step(&mut inner, event)
-        };
+        });
         self.carry_out(deferred, runs);
     }
 
@@ -514,8 +483,7 @@ impl Replicator {
                 Action::Close { reason } => {
                     if let Some(out) = inner.out.take() {
                         warn!(%reason, "closing the connection to the secondary");
-                        // A writer that is gone has closed it already.
-                        let _ = out.send(Out::Close(reason));
+                        out.close(reason);
                     }
                 }
                 Action::Measured { round_trip, peer } => {
@@ -558,202 +526,10 @@ impl Replicator {
         {
             *handle = known;
         }
-        if out.send(Out::Message(message)).is_err() {
+        if out.send(message).is_err() {
             debug!("a frame for a connection that is gone is dropped; it is sent again on the next");
         }
     }
-
-    fn tell(&self, action: Action) {
-        let (what, message) = match action {
-            Action::InSync => (What::InSync, "the secondary is connected and in sync".to_owned()),
-            Action::ConnectionLost => (
-                What::ConnectionLost,
-                "the connection to the secondary broke; writes wait for another".to_owned(),
-            ),
-            Action::Resumed { resent } => (
-                What::ConnectionResumed { resent },
-                format!("the session goes on; {resent} operations were sent again"),
-            ),
-            Action::PeerLost(loss) => {
-                let sequel = match self.config.on_peer_loss {
-                    OnPeerLoss::Ask => "writes wait for go-alone, or until it is heard again",
-                    OnPeerLoss::Alone => "this node goes on alone",
-                };
-                let reason = loss.kind.as_str().to_owned();
-                (
-                    What::PeerLost { reason },
-                    format!("the secondary is lost ({loss}); {sequel}"),
-                )
-            }
-            Action::WentAlone(loss) => (
-                What::WentAlone {
-                    reason: loss.kind.as_str().to_owned(),
-                },
-                format!("goes on alone ({loss}); `connect` brings the other copy to this one's state again"),
-            ),
-            Action::CopyFailed(loss) => (
-                What::CopyInterrupted {
-                    reason: loss.kind.as_str().to_owned(),
-                },
-                format!("the copy to the secondary is over before its end ({loss})"),
-            ),
-            Action::PeerNoted => {
-                self.peer_noted.store(true, Ordering::Release);
-                (
-                    What::Warning,
-                    "the secondary has noted durably that its copy is outdated".to_owned(),
-                )
-            }
-            Action::Repairing => (
-                What::Repairing,
-                "this node had no room for what the secondary accepted; the secondary is led back".to_owned(),
-            ),
-            Action::Repaired => (What::Repaired, "both copies are equal again".to_owned()),
-            Action::DiskFailing { reason } => {
-                let message =
-                    format!("this node's disk fails ({reason}); the secondary has every answered write");
-                (What::DiskFailing { reason }, message)
-            }
-            // `run` gives only the above.
-            _ => return,
-        };
-        self.reporter.report(what, message);
-    }
-
-    /// Does deferred work, and what follows from it, until nothing is left.
-    fn carry_out(self: &Arc<Self>, mut deferred: VecDeque<Deferred>, runs: Runs) {
-        let mut may_block = runs == Runs::Worker;
-        while let Some(work) = deferred.pop_front() {
-            let here = match &work {
-                Deferred::Reply { .. } => true,
-                Deferred::Apply { operation, .. } => {
-                    std::mem::take(&mut may_block) || (runs == Runs::Mount && is_short(operation))
-                }
-                Deferred::Check { .. }
-                | Deferred::ReadBack { .. }
-                | Deferred::NoteAlone(_)
-                | Deferred::NoteVerify { .. }
-                | Deferred::NoteJoined
-                | Deferred::NoteEnded { .. } => std::mem::take(&mut may_block),
-            };
-            if here {
-                deferred.extend(self.work(work));
-                // What it led to may run here as well: this thread has nothing else to do.
-                may_block = runs == Runs::Worker;
-            } else {
-                let replicator = self.clone();
-                self.runtime.spawn_blocking(move || {
-                    let sequel = replicator.work(work);
-                    replicator.carry_out(sequel, Runs::Worker);
-                });
-            }
-        }
-    }
-
-    /// One piece of work; gives what follows from it.
-    fn work(self: &Arc<Self>, work: Deferred) -> VecDeque<Deferred> {
-        let event = match work {
-            Deferred::Reply { to, result } => {
-                to(result);
-                return VecDeque::new();
-            }
-            Deferred::Apply { slot, operation } => {
-                let began = Instant::now();
-                let outcome = self.store.apply(&operation);
-                self.local.record(began.elapsed());
-                Event::LocalDone { slot, outcome }
-            }
-            Deferred::Check {
-                slot,
-                operation,
-                refused,
-            } => Event::Checked {
-                slot,
-                refusal: self.store.refusal_like(&operation, refused),
-            },
-            Deferred::ReadBack { slot, operation } => {
-                let operations = match self.store.true_state(&operation) {
-                    Ok(operations) => operations,
-                    Err(errno) => {
-                        warn!(%errno, "cannot read this node's true state for a repair; the secondary is left behind");
-                        None
-                    }
-                };
-                Event::ReadBack { slot, operations }
-            }
-            Deferred::NoteAlone(loss) => self.note_alone(&loss),
-            Deferred::NoteJoined => self.note_joined(),
-            Deferred::NoteVerify { reason } => {
-                self.note_verify(&reason);
-                return VecDeque::new();
-            }
-            Deferred::NoteEnded { with_peer } => {
-                self.note_ended(with_peer);
-                return VecDeque::new();
-            }
-        };
-        let mut inner = self.lock();
-        self.step(&mut inner, event)
-    }
-
-    /// A new generation, unless this node is on one of its own already.
-    fn note_alone(&self, loss: &Loss) -> Event {
-        let generation = match Generation::random() {
-            Ok(generation) => generation,
-            Err(error) => {
-                return Event::NoteFailed {
-                    reason: error.to_string(),
-                };
-            }
-        };
-        let noted = self
-            .keeper
-            .update(|record| record.part(generation, format!("goes on alone: {loss}")));
-        match noted {
-            Ok(record) => Event::Noted {
-                generation: record.generation.unwrap_or(generation),
-            },
-            Err(error) => Event::NoteFailed {
-                reason: error.to_string(),
-            },
-        }
-    }
-
-    fn note_verify(&self, reason: &str) {
-        let noted = self.keeper.update(|record| {
-            record.standing = Standing::Verify;
-            record.note = Some(format!("what was written last may not be on the disk: {reason}"));
-        });
-        if let Err(error) = noted {
-            self.reporter.report(
-                What::Warning,
-                format!("that this copy cannot be trusted could not be noted: {error}"),
-            );
-        }
-    }
-
-    fn note_ended(&self, with_peer: bool) {
-        let alone = self.keeper.current().peer_lacks_data;
-        if (with_peer || alone)
-            && let Err(error) = self.keeper.update(|record| record.open = false)
-        {
-            self.reporter.report(
-                What::Warning,
-                format!("the clean end could not be noted: {error}"),
-            );
-        }
-        info!(with_peer, "ended cleanly");
-        if let Some(out) = self.lock().out.take() {
-            // A writer that is gone has closed the connection already.
-            let _ = out.send(Out::Close("the session has ended".into()));
-        }
-        self.over.send_replace(true);
-    }
-}
-
-/// On a thread of the mount: what takes no longer than a file system's own call.
-fn is_short(operation: &Operation) -> bool {
-    !operation.is_sync() && !matches!(operation, Operation::CopyRange { .. })
 }
 
 fn describe(phase: &Phase) -> String {

@@ -94,10 +94,6 @@ impl Store {
         time: Option<Timestamp>,
         set_mode: Option<u32>,
     ) -> Result<Applied, Failure> {
-        let overlap = source_offset.abs_diff(target_offset) < length;
-        if source == target && overlap {
-            return Err(Failure::Refused(Errno::INVAL.into()));
-        }
         let from = self.open(source, Access::Read)?;
         let status = from.status().map_err(Failure::unchanged)?;
         if FileType::from_raw_mode(status.st_mode) == FileType::Directory {
@@ -105,6 +101,11 @@ impl Store {
         }
         if ends_before(&status, source_offset, length) {
             return Err(Failure::Refused(SOURCE_TOO_SHORT.into()));
+        }
+        // Last, as in generic_copy_file_checks(), fs/read_write.c.
+        let overlap = source_offset.abs_diff(target_offset) < length;
+        if source == target && overlap {
+            return Err(Failure::Refused(Errno::INVAL.into()));
         }
         let change = Change::begin(self.writer(target)?, time)?;
         let mut copier = Copier::Kernel;

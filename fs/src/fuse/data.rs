@@ -4,6 +4,7 @@ use super::acl;
 use super::attributes::{self, MODE_BITS, SET_GID, Wanted};
 use super::credentials::Caller;
 use super::errno;
+use super::pieces::{PIECE_BYTES, Pieces};
 use super::tree::Tree;
 use crate::clock;
 use crate::config::SyncMode;
@@ -75,8 +76,7 @@ impl Tree {
         flags: OpenFlags,
         reply: impl FnOnce(Result<u32, Errno>) + Send + 'static,
     ) {
-        let length = data.len() as u32;
-        if length == 0 {
+        if data.is_empty() {
             return reply(Ok(0));
         }
         let planned = self.inodes.inode(node).and_then(|inode| {
@@ -92,24 +92,30 @@ impl Tree {
             Err(errno) => return self.fail(errno, |errno| reply(Err(errno))),
         };
         let write_back = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let operation = Operation::Write {
-            inode,
-            offset,
-            data: Bytes::copy_from_slice(data),
-            // With a write-back cache the kernel keeps the times of what it writes later, and sets them itself.
-            time: (self.sync == SyncMode::Write || !write_back).then(clock::stamp),
-            mode,
-        };
+        // With a write-back cache the kernel keeps the times of what it writes later, and sets them itself.
+        let time = (self.sync == SyncMode::Write || !write_back).then(clock::stamp);
         let sync = direct_sync(inode, flags).filter(|_| !write_back);
-        self.change(node, operation, move |tree, result| match result {
-            Err(errno) => reply(Err(errno)),
-            Ok(_) => match sync {
-                Some(sync) => tree
-                    .replicator
-                    .submit(sync, move |result| reply(result.map(|_| length))),
-                None => reply(Ok(length)),
-            },
-        });
+        let tree = self.clone();
+        let reply = move |result: Result<u32, Errno>| match (result, sync) {
+            (Ok(written), Some(sync)) => tree
+                .replicator
+                .submit(sync, move |result| reply(result.map(|_| written))),
+            (result, _) => reply(result),
+        };
+        let pieces = Arc::new(Pieces::new(data.len().div_ceil(PIECE_BYTES), !write_back, reply));
+        for (index, piece) in data.chunks(PIECE_BYTES).enumerate() {
+            let operation = Operation::Write {
+                inode,
+                offset: offset + (index * PIECE_BYTES) as u64,
+                data: Bytes::copy_from_slice(piece),
+                time,
+                mode: mode.filter(|_| index == 0),
+            };
+            let (length, pieces) = (piece.len() as u32, pieces.clone());
+            self.change(node, operation, move |_, result| {
+                pieces.ended(index, result.map(|_| length));
+            });
+        }
     }
 
     /// `fallocate(2)`.

@@ -1,7 +1,8 @@
 //! The mount: kernel requests become reads of the backing directory or operations for the replicator.
 //!
 //! In reading order: [`mounted`] (what the module holds), `ops` (every FUSE call, in the library's order),
-//! `tree` (what the calls share), `names` (changes of names), `data` (changes of content and attributes),
+//! `tree` (what the calls share), `names` (changes of names), `data` (changes of content and attributes), `pieces` (a large write
+//! as several operations),
 //! `listing` (directories), then the tables and rules they use: `inode`, `handle`, `attributes`, `acl`,
 //! `credentials`, `errno`, `invalidate`.
 //!
@@ -20,6 +21,7 @@ mod listing;
 mod mounted;
 mod names;
 mod ops;
+mod pieces;
 mod tree;
 
 pub use mounted::{MountOptions, Mounted};

@@ -1,17 +1,21 @@
 //! The endpoint of this node, on one UDP port both client and server, and its connections.
 //!
-//! Everything runs on the tokio runtime that [`Endpoint::bind`] is called in. A connection is handed out once
+//! Everything runs on the endpoint's own [`Executor`]; whoever waits may do so on any other. A connection is handed out once
 //! both sides have proved who they are and sent the first bytes of the one stream, so that a peer of another
 //! version is known before anything else is decoded.
 
+use super::bulk::{Purpose, STREAMS_MAX, Streams};
 use super::error::LinkError;
+use super::executor::Executor;
+use super::socket::Socket;
 use super::stream::{Receiver, Sender};
-use super::tls::{Identity, Refusal, Verdict, alert_in_words};
+use super::tls::{Identity, Verdict, alert_in_words, refusal};
 use crate::config::Config;
-use crate::wire::frame::{self, Message, Purpose, WireError};
+use crate::wire::frame::{self, Message, WireError};
+use quinn::crypto::rustls::HandshakeData;
 use quinn::{
     AckFrequencyConfig, ClientConfig, ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
-    ReadExactError, RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt, WriteError,
+    ReadExactError, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt, WriteError,
 };
 use rustix::net::sockopt;
 use std::io;
@@ -23,6 +27,8 @@ use tracing::{debug, error, warn};
 
 /// How long a connection may take until both sides have proved themselves.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long the peers may take to hear that the endpoint is closed.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Most handshakes of callers at a time; those beyond wait in [`INCOMING_MAX`].
 const HANDSHAKES_MAX: usize = 32;
 /// With so many under way, a caller must first show that its address is its own: packets with forged ones would
@@ -86,13 +92,14 @@ pub(super) fn close(connection: &quinn::Connection, why: Close, reason: &str) {
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     inner: quinn::Endpoint,
+    executor: Executor,
     identity: Arc<Identity>,
     as_client: Arc<TransportConfig>,
     as_server: Arc<TransportConfig>,
 }
 
 impl Endpoint {
-    /// Reads the certificates and opens the port. To be called inside a tokio runtime.
+    /// Reads the certificates and opens the port.
     pub fn bind(config: &Config) -> Result<Self, LinkError> {
         let identity = Identity::load(&config.tls, &config.node, &config.peer.node)?;
         Self::bind_as(identity, config.listen, config.peer_stall)
@@ -118,15 +125,25 @@ impl Endpoint {
         endpoint
             .max_udp_payload_size(MTU_MAX)
             .map_err(|error| failed(io::Error::other(error)))?;
-        let socket = open_socket(listen).map_err(failed)?;
-        let inner =
-            quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)?;
+        let socket = open_socket(listen).and_then(Socket::new).map_err(failed)?;
+        let socket = Arc::new(socket);
+        let executor = Executor::new(socket.clone()).map_err(failed)?;
+        let runtime = Arc::new(executor.clone());
+        let inner = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(server), socket, runtime)
+            .map_err(failed)?;
+        executor.start().map_err(failed)?;
         Ok(Endpoint {
             inner,
+            executor,
             identity: Arc::new(identity),
             as_client: Arc::new(transport(peer_stall, 0)),
             as_server,
         })
+    }
+
+    /// What runs its connections.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
     }
 
     /// The address that is listened on.
@@ -134,16 +151,16 @@ impl Endpoint {
         self.inner.local_addr()
     }
 
-    /// Opens a session's connection to the peer at `remote`, within [`HANDSHAKE_TIME_MAX`].
+    /// Opens a connection for a session to the peer at `remote`, within [`HANDSHAKE_TIME_MAX`].
     ///
     /// Cancel safe: dropped, the attempt ends.
     pub async fn connect(&self, remote: SocketAddr) -> Result<Connection, LinkError> {
-        self.connect_for(remote, Purpose::Session).await
+        self.connect_for(Purpose::Session, remote).await
     }
 
-    /// As [`Endpoint::connect`], for a connection with another purpose.
-    pub async fn connect_for(&self, remote: SocketAddr, purpose: Purpose) -> Result<Connection, LinkError> {
-        let (crypto, verdict) = self.identity.client()?;
+    /// As [`Endpoint::connect`], for any purpose.
+    pub async fn connect_for(&self, purpose: Purpose, remote: SocketAddr) -> Result<Connection, LinkError> {
+        let (crypto, verdict) = self.identity.client(purpose)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.as_client.clone());
         let connecting = self
@@ -158,7 +175,7 @@ impl Endpoint {
             let (send, receive) = connection.open_bi().await?;
             Ok((connection, send, receive))
         };
-        self.begin(remote, &verdict, Some(purpose), open).await
+        self.begin(remote, &verdict, open).await
     }
 
     /// Takes what callers send; one of these at a time.
@@ -183,27 +200,24 @@ impl Endpoint {
     /// Closes every connection, takes no more, and waits until the peers know it or a second has passed.
     pub async fn close(&self, reason: &str) {
         self.inner.close(Close::Done.code(), reason.as_bytes());
-        if tokio::time::timeout(Duration::from_secs(1), self.inner.wait_idle())
-            .await
-            .is_err()
-        {
+        let idle = self.executor.within(CLOSE_TIME_MAX, self.inner.wait_idle());
+        if idle.await.is_none() {
             debug!("the peer did not confirm the end of the connection");
         }
     }
 
-    /// The rest of a handshake, the same for both sides: the first bytes each way. `purpose` is a caller's.
+    /// The rest of a handshake, the same for both sides: the first bytes each way.
     async fn begin(
         &self,
         remote: SocketAddr,
         verdict: &Verdict,
-        purpose: Option<Purpose>,
         open: impl Future<Output = Result<(quinn::Connection, SendStream, RecvStream), ConnectionError>>,
     ) -> Result<Connection, LinkError> {
         let begin = async {
             let (inner, mut send, mut receive) =
                 open.await.map_err(|error| broken(remote, Some(verdict), error))?;
             let lost = |reason: String| LinkError::Lost { remote, reason };
-            send.write_all(&frame::preamble(purpose.unwrap_or(Purpose::Session)))
+            send.write_all(&frame::preamble())
                 .await
                 .map_err(|error| match error {
                     WriteError::ConnectionLost(error) => broken(remote, Some(verdict), error),
@@ -219,7 +233,7 @@ impl Endpoint {
                     }
                     other => lost(other.to_string()),
                 })?;
-            let theirs = frame::check_preamble(theirs).map_err(|source| {
+            frame::check_preamble(theirs).map_err(|source| {
                 let why = match source {
                     WireError::Version { ours, .. } => Close::Version(ours),
                     _ => Close::NotUnderstood,
@@ -227,16 +241,22 @@ impl Endpoint {
                 close(&inner, why, &source.to_string());
                 LinkError::Wire { remote, source }
             })?;
+            let purpose = purpose_of(&inner).ok_or_else(|| {
+                close(&inner, Close::NotUnderstood, "no purpose");
+                lost("the handshake named no protocol".into())
+            })?;
             Ok(Connection {
                 peer_node: self.identity.peer_node().into(),
                 remote,
-                purpose: purpose.unwrap_or(theirs),
+                purpose,
+                executor: self.executor.clone(),
                 inner,
                 send,
                 receive,
             })
         };
-        tokio::time::timeout(HANDSHAKE_TIME_MAX, begin)
+        self.executor
+            .within(HANDSHAKE_TIME_MAX, begin)
             .await
             .unwrap_or(Err(LinkError::NoAnswer {
                 remote,
@@ -255,7 +275,7 @@ fn transport(peer_stall: Duration, streams: u32) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(streams))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
         .datagram_receive_buffer_size(None)
         // Fails only beyond 2^62 milliseconds; the configuration allows an hour.
         .max_idle_timeout(IdleTimeout::try_from(idle).ok())
@@ -270,6 +290,12 @@ fn transport(peer_stall: Duration, streams: u32) -> TransportConfig {
         .ack_frequency_config(Some(ack_frequency))
         .enable_segmentation_offload(true);
     transport
+}
+
+/// What both ends agreed on in the handshake.
+fn purpose_of(connection: &quinn::Connection) -> Option<Purpose> {
+    let handshake = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    Purpose::of_protocol(handshake.protocol.as_deref()?)
 }
 
 fn open_socket(listen: SocketAddr) -> io::Result<UdpSocket> {
@@ -288,24 +314,14 @@ fn open_socket(listen: SocketAddr) -> io::Result<UdpSocket> {
 
 /// What `error` means for a connection with `remote`; `verdict` is that of its handshake.
 pub(super) fn broken(remote: SocketAddr, verdict: Option<&Verdict>, error: ConnectionError) -> LinkError {
-    const NO_CERTIFICATE: u8 = 116; // certificate_required, RFC 8446 section 6
-    if let Some(refusal) = verdict.and_then(|verdict| verdict.get()) {
-        return LinkError::Refused {
-            remote,
-            refusal: refusal.clone(),
-        };
+    let refused = |refusal| LinkError::Refused { remote, refusal };
+    if let Some(refusal) = refusal(verdict, None, "") {
+        return refused(refusal);
     }
     let lost = |reason: String| LinkError::Lost { remote, reason };
     match error {
-        ConnectionError::TransportError(error) => match alert(error.code) {
-            Some(NO_CERTIFICATE) => LinkError::Refused {
-                remote,
-                refusal: Refusal::NoCertificate,
-            },
-            Some(_) => LinkError::Refused {
-                remote,
-                refusal: Refusal::Unusable(error.reason),
-            },
+        ConnectionError::TransportError(error) => match refusal(None, alert(error.code), &error.reason) {
+            Some(refusal) => refused(refusal),
             None => lost(error.to_string()),
         },
         ConnectionError::ConnectionClosed(closed) => match alert(closed.error_code) {
@@ -399,7 +415,7 @@ impl Incoming {
             let (send, receive) = connection.accept_bi().await?;
             Ok((connection, send, receive))
         };
-        endpoint.begin(remote, &verdict, None, open).await
+        endpoint.begin(remote, &verdict, open).await
     }
 }
 
@@ -482,8 +498,9 @@ pub struct Connection {
     pub peer_node: String,
     /// The peer's address.
     pub remote: SocketAddr,
-    /// What the caller wants it for.
+    /// What it was opened for.
     pub purpose: Purpose,
+    executor: Executor,
     inner: quinn::Connection,
     send: SendStream,
     receive: RecvStream,
@@ -492,8 +509,14 @@ pub struct Connection {
 impl Connection {
     /// The two directions. Once they and every [`Closer`] are dropped, the connection is closed.
     pub fn split<Out: Message, In: Message>(self) -> (Sender<Out>, Receiver<In>) {
-        let sender = Sender::new(self.inner.clone(), self.send, self.remote);
-        (sender, Receiver::new(self.inner, self.receive, self.remote))
+        let sender = Sender::new(self.inner.clone(), self.send, self.remote, self.executor.clone());
+        let receiver = Receiver::new(self.inner, self.receive, self.remote, self.executor);
+        (sender, receiver)
+    }
+
+    /// Its streams of bulk data.
+    pub fn streams(&self) -> Streams {
+        Streams::new(self.inner.clone(), self.remote)
     }
 
     /// A handle to close the connection and to learn of its end, whoever has its directions.

@@ -1,20 +1,23 @@
 //! The two directions of a connection: frames of one type of message out, of another in.
 
 use super::error::LinkError;
+use super::executor::{Executor, Place};
 use super::quic::{Close, broken, close};
+use super::writer::Outbox;
 use crate::wire::frame::{Decoder, Encoded, Message, WireError};
 use bytes::Bytes;
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Most chunks taken from the stream at a time.
 const CHUNKS_MAX: usize = 32;
 /// Most messages in one batch, so that a busy peer does not keep its reader from working on them.
 const BATCH_MESSAGES_MAX: usize = 256;
 /// How long [`Sender::finish`] waits for the peer to have everything.
-const FINISH_TIME_MAX: Duration = Duration::from_secs(2);
+pub(super) const FINISH_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Sends messages of type `M`.
 #[derive(Debug)]
@@ -22,16 +25,23 @@ pub struct Sender<M> {
     connection: quinn::Connection,
     stream: SendStream,
     remote: SocketAddr,
+    executor: Executor,
     chunks: Vec<Bytes>,
     messages: PhantomData<fn(M)>,
 }
 
 impl<M: Message> Sender<M> {
-    pub(super) fn new(connection: quinn::Connection, stream: SendStream, remote: SocketAddr) -> Self {
+    pub(super) fn new(
+        connection: quinn::Connection,
+        stream: SendStream,
+        remote: SocketAddr,
+        executor: Executor,
+    ) -> Self {
         Sender {
             connection,
             stream,
             remote,
+            executor,
             chunks: vec![],
             messages: PhantomData,
         }
@@ -50,17 +60,23 @@ impl<M: Message> Sender<M> {
         written.map_err(|error| self.broken(error))
     }
 
+    /// A queue of messages in this one's place, for senders that do not wait.
+    pub fn into_outbox(self) -> Outbox<M> {
+        let executor = self.executor.clone();
+        Outbox::open(self, &executor)
+    }
+
     /// Ends this direction and waits until the peer has all of it, at most two seconds: to be called before
     /// the connection is closed when the last message must arrive, since closing drops what is on its way.
     pub async fn finish(mut self) -> Result<(), LinkError> {
         // Finished already is what is wanted; a stop by the peer shows below.
         self.stream.finish().ok();
-        match tokio::time::timeout(FINISH_TIME_MAX, self.stream.stopped()).await {
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(_))) => Err(self.broken(WriteError::Stopped(quinn::VarInt::default()))),
-            Ok(Err(quinn::StoppedError::ConnectionLost(error))) => Err(broken(self.remote, None, error)),
-            Ok(Err(error @ quinn::StoppedError::ZeroRttRejected)) => Err(self.lost(error.to_string())),
-            Err(_) => Err(LinkError::NoAnswer {
+        match self.executor.within(FINISH_TIME_MAX, self.stream.stopped()).await {
+            Some(Ok(None)) => Ok(()),
+            Some(Ok(Some(_))) => Err(self.broken(WriteError::Stopped(quinn::VarInt::default()))),
+            Some(Err(quinn::StoppedError::ConnectionLost(error))) => Err(broken(self.remote, None, error)),
+            Some(Err(error @ quinn::StoppedError::ZeroRttRejected)) => Err(self.lost(error.to_string())),
+            None => Err(LinkError::NoAnswer {
                 remote: self.remote,
                 limit: FINISH_TIME_MAX,
             }),
@@ -93,6 +109,7 @@ pub struct Receiver<M> {
     connection: quinn::Connection,
     stream: RecvStream,
     remote: SocketAddr,
+    executor: Executor,
     decoder: Decoder<M>,
     /// Found behind messages that were handed out first.
     failed: Option<WireError>,
@@ -101,11 +118,17 @@ pub struct Receiver<M> {
 }
 
 impl<M: Message> Receiver<M> {
-    pub(super) fn new(connection: quinn::Connection, stream: RecvStream, remote: SocketAddr) -> Self {
+    pub(super) fn new(
+        connection: quinn::Connection,
+        stream: RecvStream,
+        remote: SocketAddr,
+        executor: Executor,
+    ) -> Self {
         Receiver {
             connection,
             stream,
             remote,
+            executor,
             decoder: Decoder::default(),
             failed: None,
             ended: false,
@@ -155,6 +178,42 @@ impl<M: Message> Receiver<M> {
                 return Ok(false);
             }
         }
+    }
+
+    /// Hands batches to `take`, on the thread that the packets arrive at, until it says `false` or there are no
+    /// more. `take` must not wait for a disk's flush or for a peer: nothing arrives meanwhile.
+    ///
+    /// Gives whether `take` would have gone on. Dropped, the reading ends.
+    pub async fn each_batch(
+        mut self,
+        mut take: impl FnMut(&mut Vec<M>) -> bool + Send + 'static,
+    ) -> Result<bool, LinkError> {
+        let (mut ended, end) = oneshot::channel();
+        let remote = self.remote;
+        let executor = self.executor.clone();
+        executor.spawn(Place::Loop, async move {
+            let reading = async {
+                let mut batch = Vec::new();
+                while self.next_batch(&mut batch).await? {
+                    if !take(&mut batch) {
+                        return Ok(false);
+                    }
+                    batch.clear();
+                }
+                Ok(true)
+            };
+            let result = tokio::select! {
+                biased;
+                result = reading => result,
+                () = ended.closed() => return,
+            };
+            // Fails when nobody waits for it any more.
+            let _ = ended.send(result);
+        });
+        end.await.unwrap_or(Err(LinkError::Lost {
+            remote,
+            reason: "its reader ended".into(),
+        }))
     }
 
     fn decoded(&mut self) -> Result<Option<M>, WireError> {

@@ -257,6 +257,61 @@ async fn the_reason_of_a_close_reaches_the_peer() {
 }
 
 #[tokio::test]
+async fn streams_of_a_bulk_connection_carry_bytes_under_backpressure() {
+    let pki = Pki::new();
+    let (a, b) = (pki.endpoint("a", "b", now()), pki.endpoint("b", "a", now()));
+    let mut listener = b.listener();
+    let (out, come) = soon("a connection", async {
+        tokio::join!(a.connect_for(Purpose::Bulk, address(&b)), listener.next())
+    })
+    .await;
+    let (out, come) = (out.unwrap(), come.unwrap().unwrap());
+    assert_eq!((out.purpose, come.purpose), (Purpose::Bulk, Purpose::Bulk));
+    let (to_b, from_a) = (out.streams(), come.streams());
+    let data = Bytes::from(vec![7; 1 << 20]);
+    // More than both windows hold.
+    let send = async {
+        let mut stream = to_b.open().await.unwrap();
+        for _ in 0..40 {
+            stream.write(data.clone()).await.unwrap();
+        }
+        stream.finish().await.unwrap();
+    };
+    let receive = async {
+        let mut stream = from_a.accept().await.unwrap();
+        let mut received = 0;
+        while let Some(bytes) = stream.read().await.unwrap() {
+            received += bytes.len();
+        }
+        received
+    };
+    let ((), received) = soon("the bytes", async { tokio::join!(send, receive) }).await;
+    assert_eq!(received, 40 << 20);
+}
+
+#[tokio::test]
+async fn a_queue_sends_in_order_and_ends_the_connection_when_it_is_dropped() {
+    let (_pki, _a, _b, out, come) = pair().await;
+    assert_eq!(out.purpose, Purpose::Session);
+    let (sender, _rest) = out.split::<ToSecondary, ToPrimary>();
+    let (_other, receiver) = come.split::<ToPrimary, ToSecondary>();
+    let outbox = sender.into_outbox();
+    let sent: Vec<_> = (1..=300).map(|n| write(n, vec![1; 3000].into())).collect();
+    for message in &sent {
+        outbox.send(message.clone()).unwrap();
+    }
+    drop(outbox);
+    let received = Arc::new(std::sync::Mutex::new(vec![]));
+    let into = received.clone();
+    let take = move |batch: &mut Vec<ToSecondary>| {
+        into.lock().unwrap().append(batch);
+        true
+    };
+    assert!(soon("the end", receiver.each_batch(take)).await.unwrap());
+    assert_eq!(*received.lock().unwrap(), sent);
+}
+
+#[tokio::test]
 async fn a_client_of_another_ca_is_refused() {
     let pki = Pki::new();
     let (out, come) = meet(&pki.foreign_endpoint("a", "b"), &pki.endpoint("b", "a", now())).await;
@@ -430,7 +485,7 @@ enum Ending {
 
 #[tokio::test]
 async fn a_client_of_another_version_is_refused_naming_both() {
-    let mut bytes = preamble(Purpose::Session).to_vec();
+    let mut bytes = preamble().to_vec();
     bytes[5] = 9;
     let (served, ended) = send_raw(bytes, Ending::Wait).await;
     let error = served.unwrap_err();
@@ -456,7 +511,7 @@ async fn a_server_of_another_version_is_refused_naming_both() {
             let connection = incoming.raw().await;
             let (mut send, _receive) = connection.accept_bi().await.unwrap();
             if answers_first {
-                let mut bytes = preamble(Purpose::Session);
+                let mut bytes = preamble();
                 bytes[5] = 9;
                 send.write_all(&bytes).await.unwrap();
             } else {
@@ -479,7 +534,7 @@ async fn a_server_of_another_version_is_refused_naming_both() {
 
 #[tokio::test]
 async fn an_oversized_frame_closes_the_connection() {
-    let mut bytes = preamble(Purpose::Session).to_vec();
+    let mut bytes = preamble().to_vec();
     bytes.extend(u32::MAX.to_be_bytes());
     let (served, ended) = send_raw(bytes, Ending::Wait).await;
     assert!(matches!(
@@ -494,7 +549,7 @@ async fn an_oversized_frame_closes_the_connection() {
 
 #[tokio::test]
 async fn half_a_frame_before_the_end_is_an_error_and_no_message() {
-    let mut bytes = preamble(Purpose::Session).to_vec();
+    let mut bytes = preamble().to_vec();
     let frame = write(1, Bytes::from_static(b"data")).encode().unwrap();
     bytes.extend(frame.into_chunks().flatten());
     bytes.pop();
@@ -513,7 +568,7 @@ async fn half_a_frame_before_the_end_is_an_error_and_no_message() {
 
 #[tokio::test]
 async fn half_a_frame_before_a_close_is_an_error_and_no_message() {
-    let mut bytes = preamble(Purpose::Session).to_vec();
+    let mut bytes = preamble().to_vec();
     bytes.extend([0, 0, 0]);
     let (served, _) = send_raw(bytes, Ending::Close).await;
     assert!(
@@ -587,13 +642,15 @@ async fn a_flood_of_strangers_is_reported_once_and_the_peer_is_taken() {
     };
     let serve = async {
         let mut refused = 0;
-        while listener.next().await.unwrap().is_err() {
-            refused += 1;
+        loop {
+            match listener.next().await.unwrap() {
+                Ok(connection) => return (connection, refused),
+                Err(_) => refused += 1,
+            }
         }
-        refused
     };
     let start = std::time::Instant::now();
-    let (_connection, refused) = soon("the peer", async { tokio::join!(call, serve) }).await;
+    let (_connection, (_come, refused)) = soon("the peer", async { tokio::join!(call, serve) }).await;
     // One at once and one for each whole second that a busy machine takes.
     assert!(
         refused >= 1 && refused <= 1 + start.elapsed().as_secs(),

@@ -5,6 +5,7 @@
 //! anyone else is decoded. Each handshake gets its own verifier, which remembers the rule that was broken: the
 //! errors of the libraries above it only carry text.
 
+use super::bulk::Purpose;
 use super::error::LinkError;
 use crate::config;
 use crate::wire::limits::LABEL_BYTES_MAX;
@@ -25,9 +26,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use tracing::warn;
-
-/// The protocol's name in the handshake (ALPN), so that nothing but another `skfs` gets through it.
-const PROTOCOL: &[u8] = b"skfs";
 
 /// Which rule a certificate breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +107,18 @@ pub(super) fn alert_in_words(alert: u8) -> &'static str {
 
 /// The rule that the peer's certificate broke in one handshake, if it did.
 pub(super) type Verdict = Arc<OnceLock<Refusal>>;
+
+/// Why this node ended a handshake, if it was for the peer's certificate: the verifier's `verdict`, or else what the
+/// `alert` that was sent says, which alone tells of a certificate that never came.
+pub(super) fn refusal(verdict: Option<&Verdict>, alert: Option<u8>, reason: &str) -> Option<Refusal> {
+    if let Some(refusal) = verdict.and_then(|verdict| verdict.get()) {
+        return Some(refusal.clone());
+    }
+    match AlertDescription::from(alert?) {
+        AlertDescription::CertificateRequired => Some(Refusal::NoCertificate),
+        _ => Some(Refusal::Unusable(reason.to_owned())),
+    }
+}
 
 /// This node's certificate and key, the cluster's CA and the peer's name: all that a handshake needs.
 #[derive(Debug)]
@@ -212,7 +222,7 @@ impl Identity {
     }
 
     /// For one connection to the peer.
-    pub(super) fn client(&self) -> Result<(QuicClientConfig, Verdict), LinkError> {
+    pub(super) fn client(&self, purpose: Purpose) -> Result<(QuicClientConfig, Verdict), LinkError> {
         let verdict = Verdict::default();
         let verifier = ServerVerifier {
             inner: self.servers.clone(),
@@ -226,7 +236,7 @@ impl Identity {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|source| self.unusable(source))?;
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.alpn_protocols = vec![purpose.protocol().to_vec()];
         config.resumption = Resumption::disabled();
         let config = QuicClientConfig::try_from(config)
             .map_err(|error| self.unusable(rustls::Error::General(error.to_string())))?;
@@ -248,7 +258,9 @@ impl Identity {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|source| self.unusable(source))?;
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.alpn_protocols = [Purpose::Session, Purpose::Bulk]
+            .map(|purpose| purpose.protocol().to_vec())
+            .to_vec();
         // A resumed session would not check the certificate again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

@@ -36,7 +36,7 @@ impl Receiver {
             let carried_out = self
                 .shared
                 .runtime
-                .spawn_blocking(move || shared.carry_out(session, &request));
+                .spawn_blocking(move || shared.carry_out_request(session, &request));
             match carried_out.await {
                 Ok(Some(answers)) => {
                     if let Err(reason) = answer(&mut sender, answers).await {
@@ -69,7 +69,7 @@ impl Shared {
     }
 
     /// The answers to a request; none when the copy of `session` is over, and nothing was changed then.
-    fn carry_out(self: &Arc<Self>, session: SessionId, request: &ToTarget) -> Option<Vec<ToSource>> {
+    fn carry_out_request(self: &Arc<Self>, session: SessionId, request: &ToTarget) -> Option<Vec<ToSource>> {
         {
             let mut inner = self.lock();
             if inner.closed || !inner.secondary.begin_copy_work(session) {
@@ -79,7 +79,8 @@ impl Shared {
         let mut answers = Vec::new();
         target::execute(&self.store, request, |answer| answers.push(answer));
         let mut inner = self.lock();
-        self.step(&mut inner, Event::CopyWorkDone);
+        // No operation waits for it.
+        self.step(&mut inner, Event::CopyWorkDone, &mut VecDeque::new());
         Some(answers)
     }
 

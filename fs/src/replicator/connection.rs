@@ -33,6 +33,7 @@ impl Replicator {
         overwrite: bool,
     ) -> Result<(), Refusal> {
         let _one_at_a_time = self.connecting.lock().await;
+        let endpoint = self.endpoint.get_or_init(|| endpoint.clone());
         match self.view().phase {
             Phase::NoSession => {}
             Phase::InSync { .. } => return Ok(()),
@@ -162,12 +163,10 @@ impl Replicator {
 
     /// A connection that is welcomed, and what begins or goes on with it.
     pub(super) fn begin(self: &Arc<Self>, sender: Sender, event: Event) -> u64 {
-        let (out, queue) = mpsc::unbounded_channel();
-        self.runtime.spawn(write(sender, queue));
         let (connection, deferred) = {
             let mut inner = self.lock();
             inner.connection += 1;
-            inner.out = Some(out);
+            inner.out = Some(sender.into_outbox());
             self.peer_noted.store(false, Ordering::Release);
             let deferred = self.step(&mut inner, event);
             (inner.connection, deferred)
@@ -187,7 +186,7 @@ impl Replicator {
     ) {
         let mut confirmed = None;
         loop {
-            let reason = self.read(connection, &mut receiver).await;
+            let reason = self.read(connection, receiver).await;
             if *self.over.borrow() {
                 return;
             }
@@ -293,34 +292,38 @@ impl Replicator {
     }
 
     /// Hands frames in until the connection ends; gives the reason.
-    async fn read(self: &Arc<Self>, connection: u64, receiver: &mut Receiver) -> String {
+    async fn read(self: &Arc<Self>, connection: u64, receiver: Receiver) -> String {
         let mut over = self.over.subscribe();
-        let mut batch = Vec::new();
-        loop {
-            let more = tokio::select! {
-                more = receiver.next_batch(&mut batch) => more,
-                _ = over.wait_for(|over| *over) => return "the session is over".into(),
-            };
-            match more {
-                Ok(true) => {}
-                Ok(false) => return "the secondary closed it".into(),
-                Err(error) => return error.to_string(),
-            }
-            let mut deferred = VecDeque::new();
-            {
-                let mut inner = self.lock();
-                if inner.connection != connection {
-                    return "another connection took its place".into();
-                }
-                for message in batch.drain(..) {
-                    if let ToPrimary::Pong { rooms, .. } = &message {
-                        inner.peer_rooms.clone_from(rooms);
-                    }
-                    deferred.extend(self.step(&mut inner, Event::Received(message)));
-                }
-            }
-            self.carry_out(deferred, Runs::Task);
+        let replicator = self.clone();
+        let reading = receiver.each_batch(move |batch| replicator.received(connection, batch));
+        tokio::select! {
+            ended = reading => match ended {
+                Ok(true) => "the secondary closed it".into(),
+                Ok(false) => "another connection took its place".into(),
+                Err(error) => error.to_string(),
+            },
+            _ = over.wait_for(|over| *over) => "the session is over".into(),
         }
+    }
+
+    /// Frames of connection `connection`; false when it is not the present one any more. Runs on the thread that the
+    /// packets arrive at, and so do the short operations that were answered.
+    fn received(self: &Arc<Self>, connection: u64, batch: &mut Vec<ToPrimary>) -> bool {
+        let mut deferred = VecDeque::new();
+        {
+            let mut inner = self.lock();
+            if inner.connection != connection {
+                return false;
+            }
+            for message in batch.drain(..) {
+                if let ToPrimary::Pong { rooms, .. } = &message {
+                    inner.peer_rooms.clone_from(rooms);
+                }
+                deferred.extend(self.step(&mut inner, Event::Received(message)));
+            }
+        }
+        self.carry_out(deferred, Runs::Arrival);
+        true
     }
 
     fn link_lost(self: &Arc<Self>, connection: u64) {
@@ -487,41 +490,5 @@ pub(super) fn system(attempt: &str, error: impl std::fmt::Display) -> Refusal {
     Refusal {
         kind: RefusalKind::System,
         message: format!("cannot {attempt}: {error}"),
-    }
-}
-
-/// Sends what is queued, in batches, until told to close or the queue is dropped.
-async fn write(mut sender: Sender, mut queue: mpsc::UnboundedReceiver<Out>) {
-    let mut close = None;
-    while close.is_none() {
-        let Some(first) = queue.recv().await else { break };
-        let mut batch = Vec::new();
-        let mut next = Some(first);
-        while let Some(out) = next {
-            match out {
-                Out::Message(message) => match message.encode() {
-                    Ok(encoded) => batch.push(encoded),
-                    Err(error) => {
-                        // A message over its own limits is a mistake in this program. Without its frame the order
-                        // has a gap, which the secondary refuses; so the connection ends here.
-                        error!(%error, "an operation cannot be sent");
-                        close = Some(error.to_string());
-                        break;
-                    }
-                },
-                Out::Close(reason) => {
-                    close = Some(reason);
-                    break;
-                }
-            }
-            next = queue.try_recv().ok();
-        }
-        if let Err(error) = sender.send(batch).await {
-            debug!(%error, "cannot send to the secondary");
-            return;
-        }
-    }
-    if let Err(error) = sender.finish().await {
-        debug!(%error, ?close, "the connection to the secondary did not end in good order");
     }
 }

@@ -222,7 +222,7 @@ impl Replicator {
     async fn lane(&self, endpoint: &Endpoint, session: SessionId) -> Result<Lane, CopyError> {
         let mut last = CopyError::Closed;
         for address in &self.config.peer.addresses {
-            let connection = match endpoint.connect_for(*address, Purpose::Bulk).await {
+            let connection = match endpoint.connect_for(Purpose::Bulk, *address).await {
                 Ok(connection) => connection,
                 Err(error) => {
                     last = error.into();

@@ -48,9 +48,9 @@ pub enum WireError {
         /// The peer's.
         theirs: u16,
     },
-    /// A connection for something that this version does not know.
-    #[error("the peer's first bytes ask for purpose {0}, which this version does not know")]
-    Purpose(u16),
+    /// A field of the preamble that this version sends as 0.
+    #[error("the reserved field of the peer's first bytes is {0}, not 0")]
+    Reserved(u16),
     /// A frame is announced, or would be sent, that is longer than its direction allows.
     #[error("a frame has {length} bytes, more than {max}")]
     FrameTooLong {
@@ -83,39 +83,20 @@ pub enum WireError {
     },
 }
 
-/// What a connection is for: the caller says it, the other side repeats nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// A session's operations ([`super::message`]).
-    Session,
-    /// Requests of a copy ([`super::bulk`]).
-    Bulk,
+/// The bytes that begin a stream, each way.
+pub fn preamble() -> [u8; PREAMBLE_BYTES] {
+    preamble_of(VERSION)
 }
 
-impl Purpose {
-    fn code(self) -> u16 {
-        match self {
-            Purpose::Session => 0,
-            Purpose::Bulk => 1,
-        }
-    }
-}
-
-/// The bytes that begin a stream, each way; the answer to a caller has [`Purpose::Session`].
-pub fn preamble(purpose: Purpose) -> [u8; PREAMBLE_BYTES] {
-    preamble_of(VERSION, purpose)
-}
-
-fn preamble_of(version: u16, purpose: Purpose) -> [u8; PREAMBLE_BYTES] {
+fn preamble_of(version: u16) -> [u8; PREAMBLE_BYTES] {
     let mut bytes = [0; PREAMBLE_BYTES];
     bytes[..4].copy_from_slice(&MAGIC);
     bytes[4..6].copy_from_slice(&version.to_be_bytes());
-    bytes[6..].copy_from_slice(&purpose.code().to_be_bytes());
     bytes
 }
 
 /// Checks the peer's first bytes, before anything else of it is decoded.
-pub fn check_preamble(bytes: [u8; PREAMBLE_BYTES]) -> Result<Purpose, WireError> {
+pub fn check_preamble(bytes: [u8; PREAMBLE_BYTES]) -> Result<(), WireError> {
     let [m0, m1, m2, m3, v0, v1, r0, r1] = bytes;
     let magic = [m0, m1, m2, m3];
     if magic != MAGIC {
@@ -129,9 +110,8 @@ pub fn check_preamble(bytes: [u8; PREAMBLE_BYTES]) -> Result<Purpose, WireError>
         });
     }
     match u16::from_be_bytes([r0, r1]) {
-        0 => Ok(Purpose::Session),
-        1 => Ok(Purpose::Bulk),
-        unknown => Err(WireError::Purpose(unknown)),
+        0 => Ok(()),
+        reserved => Err(WireError::Reserved(reserved)),
     }
 }
 

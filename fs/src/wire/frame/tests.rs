@@ -557,8 +557,8 @@ fn too_long_a_text_is_cut_at_a_character() {
 
 #[test]
 fn another_version_is_refused_naming_both() {
-    assert_eq!(check_preamble(preamble(Purpose::Bulk)), Ok(Purpose::Bulk));
-    let error = check_preamble(preamble_of(VERSION + 1, Purpose::Session)).unwrap_err();
+    assert_eq!(check_preamble(preamble()), Ok(()));
+    let error = check_preamble(preamble_of(VERSION + 1)).unwrap_err();
     assert_eq!(
         error,
         WireError::Version {
@@ -571,7 +571,7 @@ fn another_version_is_refused_naming_both() {
         check_preamble(*b"SSH-2.0-"),
         Err(WireError::NotSidekick(*b"SSH-"))
     );
-    let mut unknown = preamble(Purpose::Session);
-    unknown[7] = 2;
-    assert_eq!(check_preamble(unknown), Err(WireError::Purpose(2)));
+    let mut reserved = preamble();
+    reserved[7] = 2;
+    assert_eq!(check_preamble(reserved), Err(WireError::Reserved(2)));
 }
