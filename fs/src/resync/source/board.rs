@@ -1,0 +1,127 @@
+//! The jobs of a copy and who works on them.
+
+use super::super::lane::CopyError;
+use super::files::{BATCH_BYTES_MAX, NODES_AT_A_TIME, SMALL_BYTES_MAX};
+use crate::operation::{InodeId, Name};
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// A node that has its name on the target and neither data nor attributes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unfinished {
+    pub(super) inode: InodeId,
+    /// Bytes, of a regular file.
+    pub(super) size: Option<u64>,
+    /// Made on the target just now: there is nothing to compare with.
+    pub(super) new: bool,
+}
+
+/// A large file under way.
+#[derive(Debug)]
+pub(super) struct Large {
+    pub(super) inode: InodeId,
+    pub(super) new: bool,
+    pub(super) pieces_left: AtomicUsize,
+}
+
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Compare a directory's names and bring them over.
+    Directory(InodeId),
+    /// Bring these names over again.
+    Names(InodeId, Vec<Name>),
+    /// Small files, and nodes without data.
+    Nodes(Vec<Unfinished>),
+    /// The first step of a large file.
+    Large(Unfinished),
+    /// Part of a large file.
+    Piece {
+        file: Arc<Large>,
+        offset: u64,
+        length: u64,
+    },
+    /// Nothing but attributes.
+    Attributes(Vec<InodeId>),
+}
+
+/// Jobs and who works on them.
+#[derive(Default)]
+pub(super) struct Board {
+    state: Mutex<Jobs>,
+    pub(super) changed: Condvar,
+}
+
+#[derive(Default)]
+pub(super) struct Jobs {
+    pub(super) queue: VecDeque<Job>,
+    working: usize,
+    pub(super) failed: Option<CopyError>,
+    /// Found by the names step, for the next one.
+    pub(super) nodes: Vec<Unfinished>,
+}
+
+impl Board {
+    /// The next job; none when a step is over or has failed.
+    pub(super) fn take(&self) -> Option<Job> {
+        let mut jobs = self.lock();
+        loop {
+            if jobs.failed.is_some() {
+                return None;
+            }
+            if let Some(job) = jobs.queue.pop_front() {
+                jobs.working += 1;
+                return Some(job);
+            }
+            if jobs.working == 0 {
+                return None;
+            }
+            jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(super) fn end(&self, result: Result<(), CopyError>) {
+        let mut jobs = self.lock();
+        jobs.working -= 1;
+        if let Err(error) = result {
+            // The first one tells more than those that follow from it.
+            jobs.failed.get_or_insert(error);
+        }
+        drop(jobs);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn add(&self, job: Job) {
+        self.lock().queue.push_back(job);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Jobs> {
+        // A thread that panics ends the scope it runs in, and the copy with it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Small files together, large ones alone.
+pub(super) fn jobs_of(nodes: Vec<Unfinished>) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    for node in nodes {
+        let size = node.size.unwrap_or(0);
+        if size > SMALL_BYTES_MAX {
+            jobs.push(Job::Large(node));
+            continue;
+        }
+        if batch.len() >= NODES_AT_A_TIME || (!batch.is_empty() && bytes + size > BATCH_BYTES_MAX) {
+            jobs.push(Job::Nodes(std::mem::take(&mut batch)));
+            bytes = 0;
+        }
+        batch.push(node);
+        bytes += size;
+    }
+    if !batch.is_empty() {
+        jobs.push(Job::Nodes(batch));
+    }
+    jobs
+}

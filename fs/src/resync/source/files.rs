@@ -1,0 +1,487 @@
+//! Bringing data and attributes over: small files whole, large ones range by range, and only blocks that differ.
+
+use super::super::lane::{CopyError, Lane};
+use super::Source;
+use super::board::{Board, Job, Large, Unfinished};
+use crate::backing::{Segment, Stat, has_zero_page};
+use crate::operation::{Errno, InodeId};
+use crate::session::coverage::{Brought, Scope};
+use crate::wire::bulk::{BLOCK_BYTES, BLOCKS_MAX, Block, DATA_BYTES_MAX, Sum, ToSource, ToTarget};
+use bytes::Bytes;
+use rustix::fs::FileType;
+use rustix::io::Errno as System;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Nodes whose attributes, and small files that, are brought over at a time.
+pub(super) const NODES_AT_A_TIME: usize = 64;
+/// Files up to this size are held as a whole while they are sent.
+pub(super) const SMALL_BYTES_MAX: u64 = 256 << 10;
+/// Most bytes of small files at a time.
+pub(super) const BATCH_BYTES_MAX: u64 = 1 << 20;
+/// A small file that has grown beyond this is a large one.
+const GROWN_BYTES_MAX: u64 = 4 * SMALL_BYTES_MAX;
+/// Of a large file so much is held, and sent, at a time.
+const STEP_BYTES: u64 = DATA_BYTES_MAX as u64;
+/// Large files are shared out in pieces of this size.
+const PIECE_BYTES: u64 = 16 << 20;
+
+/// Bytes of one batch.
+#[derive(Debug, Default)]
+struct Sent {
+    data: u64,
+    skipped: u64,
+}
+
+/// What the target was found to have, without holding anything: what compares equal stays so, because every change of
+/// it is shipped to both.
+#[derive(Debug, Default)]
+struct Compared {
+    /// The size of each file when it was compared. With another one it has grown or shrunk since, and what the
+    /// target has behind its old end is not known.
+    sizes: HashMap<InodeId, u64>,
+    /// Blocks: inode, offset and length.
+    equal: HashSet<(InodeId, u64, u64)>,
+}
+
+impl Source<'_> {
+    /// Small files whole, other nodes' attributes.
+    pub(super) fn nodes(
+        &self,
+        board: &Board,
+        lane: &mut Lane,
+        nodes: &[Unfinished],
+    ) -> Result<(), CopyError> {
+        let bytes = nodes.iter().filter_map(|node| node.size).sum();
+        self.orders.wait(bytes, || self.session.is_over());
+        let compared = self.compare_small(lane, nodes)?;
+        let scope = Scope {
+            inodes: nodes.iter().map(|node| node.inode).collect(),
+            ..Scope::default()
+        };
+        let (claim, gone) = self.session.claim(scope)?;
+        let mut brought = Brought::default();
+        let mut sent = Sent::default();
+        let result = self.send_nodes(board, nodes, &compared, &gone, &mut brought, &mut sent);
+        let result = result.and_then(|requests| lane.write(&requests));
+        if result.is_err() {
+            brought = Brought::default();
+        }
+        let finished = brought.finished.len() as u64;
+        self.session.release(claim, brought);
+        result?;
+        self.progress.sent(sent.data);
+        self.progress.skipped(sent.skipped);
+        self.progress.finished(finished);
+        Ok(())
+    }
+
+    fn send_nodes(
+        &self,
+        board: &Board,
+        nodes: &[Unfinished],
+        compared: &Compared,
+        gone: &[InodeId],
+        brought: &mut Brought,
+        sent: &mut Sent,
+    ) -> Result<Vec<ToTarget>, CopyError> {
+        let mut requests = Vec::new();
+        for node in nodes {
+            let Some(status) = self.status(node.inode)?.filter(|_| !gone.contains(&node.inode)) else {
+                continue;
+            };
+            if node.size.is_some() {
+                let size = size_of(&status);
+                if size > GROWN_BYTES_MAX {
+                    // It has grown since it was found.
+                    let again = Unfinished {
+                        size: Some(size),
+                        ..*node
+                    };
+                    board.add(Job::Large(again));
+                    continue;
+                }
+                let same_size = compared.sizes.get(&node.inode) == Some(&size);
+                let wanted = |at, length| {
+                    let block = (node.inode, at, length);
+                    !(same_size && compared.equal.contains(&block))
+                };
+                self.data_of(node, 0, size, wanted, &mut requests, sent)?;
+            }
+            requests.push(self.attributes_of(node.inode)?);
+            brought.finished.push(node.inode);
+        }
+        Ok(requests)
+    }
+
+    /// Which blocks of these files the target has already.
+    fn compare_small(&self, lane: &mut Lane, nodes: &[Unfinished]) -> Result<Compared, CopyError> {
+        let mut compared = Compared::default();
+        let mut blocks = Vec::new();
+        for node in nodes.iter().filter(|node| !node.new && node.size.is_some()) {
+            let Some(size) = self.status(node.inode)?.map(|status| size_of(&status)) else {
+                continue;
+            };
+            if size > GROWN_BYTES_MAX {
+                continue;
+            }
+            compared.sizes.insert(node.inode, size);
+            for segment in self.segments(node.inode, 0, size)? {
+                if segment.is_data {
+                    self.sums(node.inode, &segment, &mut blocks)?;
+                }
+            }
+        }
+        let found = self.compare(lane, &blocks)?.into_iter();
+        let equal = found.filter(|(_, equal)| *equal);
+        compared.equal = equal
+            .map(|(block, _)| (block.inode, block.offset, u64::from(block.length)))
+            .collect();
+        Ok(compared)
+    }
+
+    fn compare(&self, lane: &mut Lane, blocks: &[Block]) -> Result<Vec<(Block, bool)>, CopyError> {
+        let mut compared = Vec::with_capacity(blocks.len());
+        for some in blocks.chunks(BLOCKS_MAX) {
+            let blocks = some.to_vec();
+            let answers = lane.exchange(&[ToTarget::Compare { blocks }])?;
+            let [ToSource::Compared { equal }] = &answers[..] else {
+                return Err(CopyError::Confused);
+            };
+            if equal.len() != some.len() {
+                return Err(CopyError::Confused);
+            }
+            compared.extend(some.iter().copied().zip(equal.iter().copied()));
+        }
+        Ok(compared)
+    }
+
+    /// The sums of a run of data, block by block. False when it is not all data after all: there is more to do than
+    /// to compare.
+    fn sums(&self, inode: InodeId, run: &Segment, blocks: &mut Vec<Block>) -> Result<bool, CopyError> {
+        let mut all = true;
+        let mut unsettled = Some(run.offset..run.end());
+        let mut offset = run.offset;
+        while offset < run.end() {
+            let length = block_length(offset, run.end());
+            let data = self.read(inode, offset, length)?;
+            if data.is_empty() {
+                break;
+            }
+            let layout = self.layout(inode, offset, &data, &mut unsettled)?;
+            if layout.iter().all(|part| part.is_data) {
+                blocks.push(Block {
+                    inode,
+                    offset,
+                    length: data.len() as u32,
+                    sum: Sum::of(&data),
+                });
+            } else {
+                all = false;
+            }
+            offset += length;
+        }
+        Ok(all)
+    }
+
+    /// What brings a range over. `wanted` tells which data, by offset and length; a target that had the file before
+    /// needs the holes as well.
+    fn data_of(
+        &self,
+        node: &Unfinished,
+        offset: u64,
+        length: u64,
+        wanted: impl Fn(u64, u64) -> bool,
+        requests: &mut Vec<ToTarget>,
+        sent: &mut Sent,
+    ) -> Result<(), CopyError> {
+        let inode = node.inode;
+        let mut unsettled = Some(offset..offset + length);
+        for segment in self.segments(inode, offset, length)? {
+            if !segment.is_data {
+                sent.skipped += segment.length;
+                if !node.new {
+                    requests.push(ToTarget::Hole {
+                        inode,
+                        offset: segment.offset,
+                        length: segment.length,
+                    });
+                }
+                continue;
+            }
+            let mut at = segment.offset;
+            while at < segment.end() {
+                // Without anything to compare with, in one piece.
+                let length = if node.new {
+                    segment.end().saturating_sub(at).min(DATA_BYTES_MAX as u64)
+                } else {
+                    block_length(at, segment.end())
+                };
+                if wanted(at, length) {
+                    let data = self.read(inode, at, length)?;
+                    if data.is_empty() {
+                        break;
+                    }
+                    for part in self.layout(inode, at, &data, &mut unsettled)? {
+                        let (offset, length) = (part.offset, part.length);
+                        if part.is_data {
+                            let start = (offset - at) as usize;
+                            sent.data += length;
+                            requests.push(ToTarget::Data {
+                                inode,
+                                offset,
+                                data: data.slice(start..start + length as usize),
+                            });
+                        } else {
+                            sent.skipped += length;
+                            if !node.new {
+                                requests.push(ToTarget::Hole {
+                                    inode,
+                                    offset,
+                                    length,
+                                });
+                            }
+                        }
+                    }
+                } else {
+                    sent.skipped += length;
+                }
+                at += length;
+            }
+        }
+        Ok(())
+    }
+
+    /// What of this data, read at `offset`, is data. What was allocated and never written looks like it while the
+    /// kernel has it in its cache, where it is nothing but zeroes.
+    ///
+    /// `unsettled` is the range that `data` belongs to, until it has been looked at more closely once.
+    fn layout(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        data: &[u8],
+        unsettled: &mut Option<Range<u64>>,
+    ) -> Result<Vec<Segment>, CopyError> {
+        let length = data.len() as u64;
+        if !has_zero_page(data) {
+            return Ok(vec![Segment {
+                offset,
+                length,
+                is_data: true,
+            }]);
+        }
+        if let Some(range) = unsettled.take() {
+            match self.store.settle(inode, range.start, range.end - range.start) {
+                Err(errno) if !is_gone(errno) => return Err(read("look behind the cache of", inode)(errno)),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        self.segments(inode, offset, length)
+    }
+
+    /// A file that is not held as a whole. One that the target had before gets its size first: data that only the
+    /// target has must not come back when the file grows here.
+    pub(super) fn large(&self, board: &Board, lane: &mut Lane, file: Unfinished) -> Result<(), CopyError> {
+        self.progress.current(self.store.path(file.inode));
+        if !file.new {
+            self.hold_and_send_attributes(lane, &[file.inode], false)?;
+        }
+        let size = self.status(file.inode)?.map_or(0, |status| size_of(&status));
+        let pieces = size.div_ceil(PIECE_BYTES).max(1);
+        let large = Arc::new(Large {
+            inode: file.inode,
+            new: file.new,
+            pieces_left: AtomicUsize::new(pieces as usize),
+        });
+        let piece = |index: u64| Job::Piece {
+            file: large.clone(),
+            offset: index * PIECE_BYTES,
+            length: PIECE_BYTES.min(size.saturating_sub(index * PIECE_BYTES)),
+        };
+        let mut jobs = board.lock();
+        // Before other files, so that a file once begun ends soon.
+        for index in (0..pieces).rev() {
+            jobs.queue.push_front(piece(index));
+        }
+        drop(jobs);
+        board.changed.notify_all();
+        Ok(())
+    }
+
+    pub(super) fn piece(
+        &self,
+        lane: &mut Lane,
+        file: &Large,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), CopyError> {
+        self.progress.current(self.store.path(file.inode));
+        let mut at = offset;
+        while at < offset + length {
+            let step = STEP_BYTES.min(offset + length - at);
+            self.orders.wait(step, || self.session.is_over());
+            if self.session.is_over() {
+                return Err(CopyError::Over);
+            }
+            if !self.step(lane, file, at, step)? {
+                break;
+            }
+            at += step;
+        }
+        if file.pieces_left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.hold_and_send_attributes(lane, &[file.inode], true)?;
+            self.progress.finished(1);
+        }
+        Ok(())
+    }
+
+    /// One held range of a large file. False when the file is gone.
+    fn step(&self, lane: &mut Lane, file: &Large, offset: u64, length: u64) -> Result<bool, CopyError> {
+        let inode = file.inode;
+        let segments = self.segments(inode, offset, length)?;
+        let mut sent = Sent::default();
+        let mut equal = HashMap::new();
+        if file.new {
+            // What is written here from now on is shipped.
+            if segments.iter().all(|segment| !segment.is_data) {
+                self.progress.skipped(length);
+                return Ok(true);
+            }
+        } else {
+            let mut blocks = Vec::new();
+            let mut all = true;
+            for segment in segments.iter().filter(|segment| segment.is_data) {
+                all &= self.sums(inode, segment, &mut blocks)?;
+            }
+            let compared = self.compare(lane, &blocks)?;
+            all &= compared.iter().all(|(_, equal)| *equal);
+            if all && segments.iter().all(|segment| segment.is_data) {
+                self.progress.skipped(length);
+                return Ok(true);
+            }
+            equal = compared
+                .into_iter()
+                .map(|(block, equal)| ((block.offset, u64::from(block.length)), equal))
+                .collect();
+        }
+        let scope = Scope {
+            range: Some((inode, offset..offset + length)),
+            ..Scope::default()
+        };
+        let (claim, gone) = self.session.claim(scope)?;
+        let result = if gone.contains(&inode) {
+            Ok(())
+        } else {
+            let node = Unfinished {
+                inode,
+                size: None,
+                new: file.new,
+            };
+            let mut requests = Vec::new();
+            // A block that compared equal stays so, whole: what changes it is shipped.
+            let wanted = |at, length| !equal.get(&(at, length)).copied().unwrap_or(false);
+            self.data_of(&node, offset, length, wanted, &mut requests, &mut sent)
+                .and_then(|()| lane.write(&requests))
+        };
+        self.session.release(claim, Brought::default());
+        result?;
+        self.progress.sent(sent.data);
+        self.progress.skipped(sent.skipped);
+        Ok(!gone.contains(&inode))
+    }
+
+    pub(super) fn attributes(&self, lane: &mut Lane, inodes: &[InodeId]) -> Result<(), CopyError> {
+        self.hold_and_send_attributes(lane, inodes, true)
+    }
+
+    fn hold_and_send_attributes(
+        &self,
+        lane: &mut Lane,
+        inodes: &[InodeId],
+        finished: bool,
+    ) -> Result<(), CopyError> {
+        let scope = Scope {
+            inodes: inodes.to_vec(),
+            ..Scope::default()
+        };
+        let (claim, gone) = self.session.claim(scope)?;
+        let there: Vec<InodeId> = inodes
+            .iter()
+            .copied()
+            .filter(|inode| !gone.contains(inode))
+            .collect();
+        let requests: Result<Vec<_>, _> = there.iter().map(|inode| self.attributes_of(*inode)).collect();
+        let result = requests.and_then(|requests| lane.write(&requests));
+        let mut brought = Brought::default();
+        if finished && result.is_ok() {
+            brought.finished = there;
+        }
+        self.session.release(claim, brought);
+        result
+    }
+
+    fn attributes_of(&self, inode: InodeId) -> Result<ToTarget, CopyError> {
+        let attributes = self
+            .store
+            .all_attributes(inode)
+            .map_err(read("read the attributes of", inode))?;
+        Ok(ToTarget::Attributes {
+            inode,
+            attributes: Box::new(attributes),
+        })
+    }
+
+    pub(super) fn status(&self, inode: InodeId) -> Result<Option<Stat>, CopyError> {
+        match self.store.status(inode) {
+            Ok(status) => Ok(Some(status)),
+            Err(errno) if is_gone(errno) => Ok(None),
+            Err(errno) => Err(read("look at", inode)(errno)),
+        }
+    }
+
+    fn segments(&self, inode: InodeId, offset: u64, length: u64) -> Result<Vec<Segment>, CopyError> {
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        match self.store.data_segments(inode, offset, length) {
+            Err(errno) if is_gone(errno) => Ok(Vec::new()),
+            result => result.map_err(read("find the holes of", inode)),
+        }
+    }
+
+    fn read(&self, inode: InodeId, offset: u64, length: u64) -> Result<Bytes, CopyError> {
+        match self.store.read(inode, offset, length as usize) {
+            Err(errno) if is_gone(errno) => Ok(Bytes::new()),
+            result => result.map_err(read("read", inode)),
+        }
+    }
+}
+
+/// From `offset` to the end of its block, or to `end`.
+fn block_length(offset: u64, end: u64) -> u64 {
+    (BLOCK_BYTES - offset % BLOCK_BYTES).min(end.saturating_sub(offset))
+}
+
+pub(super) fn kind_of(status: &Stat) -> FileType {
+    FileType::from_raw_mode(status.st_mode)
+}
+
+pub(super) fn size_of(status: &Stat) -> u64 {
+    status.st_size.cast_unsigned()
+}
+
+/// The inode or the name is not there any more.
+pub(super) fn is_gone(errno: Errno) -> bool {
+    errno == Errno::from(System::STALE) || errno == Errno::from(System::NOENT)
+}
+
+pub(super) fn read(attempt: &'static str, inode: InodeId) -> impl Fn(Errno) -> CopyError {
+    move |errno| CopyError::Read {
+        attempt,
+        inode,
+        errno,
+    }
+}

@@ -1,0 +1,214 @@
+//! Bringing names over: directories are compared, and what a name leads to is made known to the target.
+
+use super::super::lane::{CopyError, Lane};
+use super::Source;
+use super::board::{Board, Job, Unfinished};
+use super::files::{is_gone, kind_of, read, size_of};
+use crate::backing::{Found, Stat};
+use crate::operation::{Errno, InodeId, Name, NodeKind};
+use crate::session::coverage::{Brought, Scope};
+use crate::wire::bulk::{Entry, Node, Placed, ToSource, ToTarget};
+use bytes::Bytes;
+use rustix::fs::FileType;
+use rustix::io::Errno as System;
+use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow;
+use std::sync::{MutexGuard, PoisonError};
+
+/// Names that are brought over, and held, at a time.
+pub(super) const NAMES_AT_A_TIME: usize = 128;
+
+impl Source<'_> {
+    pub(super) fn directory(
+        &self,
+        board: &Board,
+        lane: &mut Lane,
+        directory: InodeId,
+    ) -> Result<(), CopyError> {
+        self.progress.current(self.store.path(directory));
+        self.session.begin_listing(directory);
+        let mut names: BTreeSet<Name> = lane.list(directory)?.into_iter().collect();
+        self.names_here(directory, &mut names)?;
+        let names: Vec<Name> = names.into_iter().collect();
+        for some in names.chunks(NAMES_AT_A_TIME) {
+            self.place(board, lane, directory, some)?;
+        }
+        self.session.end_listing(directory);
+        Ok(())
+    }
+
+    fn names_here(&self, directory: InodeId, names: &mut BTreeSet<Name>) -> Result<(), CopyError> {
+        let listing = match self.store.open_directory(directory) {
+            Ok(listing) => listing,
+            Err(errno) if is_gone(errno) => return Ok(()),
+            Err(errno) => return Err(read("list", directory)(errno)),
+        };
+        listing
+            .read(0, |entry| {
+                // The dots are no names. Anything else that is none cannot be reached by an application either.
+                names.extend(Name::new(entry.name));
+                ControlFlow::Continue(())
+            })
+            .map_err(read("list", directory))
+    }
+
+    /// Brings names over; what they lead to for the first time becomes a job or waits for the files step.
+    pub(super) fn place(
+        &self,
+        board: &Board,
+        lane: &mut Lane,
+        directory: InodeId,
+        names: &[Name],
+    ) -> Result<(), CopyError> {
+        self.orders.wait(0, || self.session.is_over());
+        let scope = Scope {
+            names: Some((directory, names.to_vec())),
+            ..Scope::default()
+        };
+        let (claim, gone) = self.session.claim(scope)?;
+        let mut brought = Brought::default();
+        let mut found = Vec::new();
+        if !gone.contains(&directory) {
+            match self.place_claimed(lane, directory, names, &mut brought) {
+                Ok(new) => found = new,
+                Err(error) => {
+                    self.session.release(claim, Brought::default());
+                    return Err(error);
+                }
+            }
+        }
+        let bound: Vec<InodeId> = brought.bound.iter().map(|(inode, _)| *inode).collect();
+        self.session.release(claim, brought);
+        let mut binding = self.binding();
+        for inode in bound {
+            binding.remove(&inode);
+        }
+        drop(binding);
+        let mut jobs = board.lock();
+        for (inode, status, new) in found {
+            match kind_of(&status) {
+                FileType::Directory => {
+                    self.progress.found(0);
+                    jobs.queue.push_back(Job::Directory(inode));
+                }
+                kind => {
+                    let size = (kind == FileType::RegularFile).then(|| size_of(&status));
+                    self.progress.found(size.unwrap_or(0));
+                    jobs.nodes.push(Unfinished { inode, size, new });
+                }
+            }
+        }
+        drop(jobs);
+        board.changed.notify_all();
+        Ok(())
+    }
+
+    fn place_claimed(
+        &self,
+        lane: &mut Lane,
+        directory: InodeId,
+        names: &[Name],
+        brought: &mut Brought,
+    ) -> Result<Vec<(InodeId, Stat, bool)>, CopyError> {
+        let mut entries = Vec::with_capacity(names.len());
+        let mut statuses = Vec::with_capacity(names.len());
+        // Told of by this very request.
+        let mut bound = HashSet::new();
+        for name in names {
+            let found = match self.store.look_up(directory, name) {
+                Ok(found) => Some(found),
+                Err(errno) if is_gone(errno) => None,
+                Err(errno) if errno == Errno::from(System::XDEV) => {
+                    self.session.skipped_mount(directory, name);
+                    brought.names.push(name.clone());
+                    continue;
+                }
+                Err(errno) => return Err(read("look up a name in", directory)(errno)),
+            };
+            let node = match &found {
+                Some(found) => match self.node(found, &mut bound)? {
+                    Some(node) => Some(node),
+                    // The name stays stale, and the next round finds the inode bound.
+                    None => continue,
+                },
+                None => None,
+            };
+            entries.push(Entry {
+                name: name.clone(),
+                node,
+            });
+            statuses.push(found.map(|found| found.status));
+        }
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request = ToTarget::Place { directory, entries };
+        let answers = lane.exchange(std::slice::from_ref(&request))?;
+        let ToTarget::Place { entries, .. } = request else {
+            return Err(CopyError::Confused);
+        };
+        let [ToSource::Placed { outcomes }] = &answers[..] else {
+            return Err(CopyError::Confused);
+        };
+        if outcomes.len() != entries.len() {
+            return Err(CopyError::Confused);
+        }
+        let mut new_here = Vec::new();
+        for ((entry, status), outcome) in entries.into_iter().zip(statuses).zip(outcomes) {
+            match (outcome, entry.node, status) {
+                (Placed::Vacant, None, None) => brought.names.push(entry.name),
+                (Placed::There { handle, new }, Some(node), Some(status)) => {
+                    brought.names.push(entry.name);
+                    if !node.known {
+                        brought.bound.push((node.inode, handle.clone()));
+                        new_here.push((node.inode, status, *new));
+                    }
+                }
+                // Stays stale. What it would have bound is not bound, and a second name of it in this request
+                // said that it was: the next round tells it right.
+                (Placed::Blocked, Some(_), Some(_)) => {}
+                _ => return Err(CopyError::Confused),
+            }
+        }
+        Ok(new_here)
+    }
+
+    /// None when another request is telling the target of this inode.
+    fn node(&self, found: &Found, bound: &mut HashSet<InodeId>) -> Result<Option<Node>, CopyError> {
+        let inode = self.session.adopt(found.root, &found.handle)?;
+        let mut binding = self.binding();
+        let known = if self.session.is_bound(inode) || bound.contains(&inode) {
+            true
+        } else if binding.insert(inode) {
+            bound.insert(inode);
+            false
+        } else {
+            return Ok(None);
+        };
+        drop(binding);
+        let kind = match kind_of(&found.status) {
+            FileType::RegularFile => NodeKind::File,
+            FileType::Directory => NodeKind::Directory,
+            FileType::Symlink => {
+                let target = self.store.link_target(inode);
+                NodeKind::Symlink(Bytes::from(target.map_err(read("read the target of", inode))?))
+            }
+            FileType::Fifo => NodeKind::Fifo,
+            FileType::Socket => NodeKind::Socket,
+            FileType::CharacterDevice => NodeKind::CharacterDevice(found.status.st_rdev),
+            FileType::BlockDevice => NodeKind::BlockDevice(found.status.st_rdev),
+            FileType::Unknown => return Err(read("tell the type of", inode)(System::INVAL.into())),
+        };
+        Ok(Some(Node {
+            inode,
+            known,
+            kind,
+            handle: found.handle.clone(),
+        }))
+    }
+
+    /// Locked while it is asked whether an inode is bound, and after it was noted to be: so nobody misses both.
+    fn binding(&self) -> MutexGuard<'_, HashSet<InodeId>> {
+        self.binding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
