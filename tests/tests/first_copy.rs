@@ -268,6 +268,13 @@ fn a_mixed_secondary_does_not_become_primary_and_a_killed_one_begins_anew() {
         }
         drop(first.join());
     });
+    // The last kill may have hit a pair that was in sync already.
+    pair.lab
+        .wait_for(LIMIT, "the primary knows where it stands", |status| {
+            mirror_of(status, "a", &pair.dir)
+                .is_some_and(|m| m.in_sync == Some(true) || m.state == Some(State::Alone))
+        })
+        .unwrap();
     pair.lab
         .command("a", &pair.dir, Command::Connect { overwrite: false })
         .unwrap();
