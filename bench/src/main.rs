@@ -1,7 +1,7 @@
 //! `bench`: Sidekick side by side with what users would pick instead, on one machine, in one run.
 //!
 //! In reading order: what it is told ([`arguments`]); what it stands on ([`ground`]); what is measured ([`system`])
-//! and how ([`question`], [`work`], [`fio`], [`memory`]); the order of it all ([`rounds`]); what comes of it
+//! and how ([`question`], [`work`], [`fio`], [`memory`]); the order of it all ([`rounds`]) and its early end ([`stop`]); what comes of it
 //! ([`results`], [`table`], [`picture`], [`machine`]). The yardsticks that exist for the comparison alone are
 //! [`floor`] and [`quic`].
 
@@ -18,6 +18,7 @@ mod quic;
 mod report;
 mod results;
 mod rounds;
+mod stop;
 mod system;
 mod table;
 mod work;

@@ -8,7 +8,7 @@ use crate::question::Question;
 use crate::results::Row;
 use crate::rounds::{self, Plan};
 use crate::system::SystemName;
-use crate::{picture, table};
+use crate::{picture, stop, table};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -25,6 +25,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let machine = Machine::look(arguments, plan.amount.rounds)?;
     println!("{}", machine.headline());
     let start = plan.start;
+    stop::listen()?;
     let ground = Ground::up()?;
     let (delay, loss) = (
         arguments.slow.unwrap_or_default(),

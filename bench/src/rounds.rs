@@ -5,6 +5,7 @@ use crate::amount::Amount;
 use crate::ground::Ground;
 use crate::question::{Place, Question};
 use crate::results::Results;
+use crate::stop;
 use crate::system::{self, System, SystemName};
 use anyhow::Result;
 use std::time::Instant;
@@ -24,6 +25,9 @@ pub struct Plan {
 impl Plan {
     /// Why nothing more is begun.
     fn is_over(&self) -> Option<String> {
+        if stop::told() {
+            return Some("the run was stopped before its turn".into());
+        }
         let limit = self.amount.time_max?;
         (self.start.elapsed() >= limit).then(|| format!("its turn did not come within {} s", limit.as_secs()))
     }
@@ -40,6 +44,9 @@ impl Contender {
         let Ok(system) = &self.system else {
             return Ok(());
         };
+        if plan.is_over().is_some() {
+            return Ok(());
+        }
         question.prepare(&Place {
             ground,
             amount: &plan.amount,
@@ -64,7 +71,10 @@ pub fn run(
         .iter()
         .filter(|name| plan.tests.iter().any(|question| name.is_asked(*question)))
         .map(|&name| {
-            let system = system::bring_up(name, ground).map_err(|error| format!("{error:#}"));
+            let system = match plan.is_over() {
+                Some(why) => Err(why),
+                None => system::bring_up(name, ground).map_err(|error| format!("{error:#}")),
+            };
             match &system {
                 Ok(_) => say(&format!("{} is up", name.name())),
                 Err(why) => say(&format!("{} is not up: {why}", name.name())),
