@@ -411,7 +411,9 @@ impl Shared {
             Action::NoteOutdated { generation, reason } => {
                 self.note("note that this copy is outdated", move |shared| {
                     shared.keeper.update(|record| {
-                        record.standing = Standing::Outdated;
+                        if record.standing != Standing::Inconsistent {
+                            record.standing = Standing::Outdated;
+                        }
                         record.note = Some(format!("the primary goes on alone as {generation}: {reason}"));
                     })?;
                     Ok(())

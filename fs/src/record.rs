@@ -160,7 +160,7 @@ impl Record {
                 base,
                 overwrite,
             } => {
-                if *overwrite || empty {
+                if *overwrite || (empty && !self.peer_lacks_data) {
                     return Ok(());
                 }
                 return self.may_be_overwritten(foreign, *generation, *base);
@@ -212,6 +212,10 @@ impl Record {
                 "{dir} holds files, and no mark that they belong to module {}",
                 self.module
             ));
+        }
+        if self.standing == Standing::Inconsistent {
+            // Mixed by a copy that was interrupted: nothing that anybody could miss.
+            return Ok(());
         }
         match self.generation {
             Some(ours) if ours == generation || Some(ours) == base => Ok(()),

@@ -238,18 +238,26 @@ impl Replicator {
         self.carry_out(deferred, Runs::Mount);
     }
 
-    /// The number that the inode behind `handle` in directory `root` still has, if the kernel forgot it and operations did not. It is
-    /// not forgotten any more then.
-    pub fn revive(&self, root: usize, handle: &FileHandle) -> Option<InodeId> {
+    /// The number of the inode behind `handle` in directory `root`: that which it still has, if the kernel forgot it
+    /// and operations or a copy did not, else a new one. The kernel is about to know it.
+    pub fn number_of(&self, root: usize, handle: &FileHandle) -> InodeId {
         let mut inner = self.lock();
         let lingering = inner.lingering.remove(&(root, handle.clone()));
-        let inode = match lingering {
-            Some(inode) => inode,
-            // The copy may know it, or be about to: both must give it one number.
-            None if inner.primary.is_covering() => self.store.adopt(root, handle).0,
-            None => return None,
-        };
-        (inner.primary.revive(inode) || lingering.is_none()).then_some(inode)
+        if let Some(inode) = lingering
+            && inner.primary.revive(inode)
+        {
+            return inode;
+        }
+        // The copy may know it: both must give it one number, so it is given and learnt under the lock.
+        if inner.primary.is_covering() {
+            let (inode, _) = self.store.adopt(root, handle);
+            // What is not known yet is looked up in a moment.
+            inner.primary.revive(inode);
+            return inode;
+        }
+        let inode = self.store.next_inode();
+        self.store.learn(inode, root, handle.clone());
+        inode
     }
 
     /// By which the secondary finds an inode again on its own disk, whatever its names are. None for a root, for an
@@ -384,6 +392,7 @@ impl Replicator {
             let mut inner = self.lock();
             (inner.primary.queue_depth(), inner.out.take())
         };
+        self.lock().claims.clear();
         if let Some(out) = out {
             out.close("the primary was stopped without a clean end");
         }

@@ -322,6 +322,47 @@ fn a_copy_pauses_and_goes_on() {
 }
 
 #[test]
+fn what_the_kernel_forgets_and_looks_up_again_during_a_copy_is_shipped_all_the_same() {
+    let pair = Pair::up(&fast());
+    prepare_slow_copy(&pair);
+    std::thread::scope(|scope| {
+        let copying = scope.spawn(|| rejoin(&pair));
+        wait_for_sent(&pair, 1 << 20);
+        let order = |order| pair.lab.command("a", &pair.dir, Command::Copy(order)).unwrap();
+        order(CopyCommand::Pause);
+        pair.run("mkdir new; echo one > new/file; echo one > made; mkdir gone; echo x > gone/file");
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        pair.run("echo two >> new/file; echo two >> made; echo two > new/other; rm -r gone; mv load/9 new/");
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        pair.run("echo three >> new/file; ln made new/link; rm -r load/10");
+        order(CopyCommand::Limit {
+            bytes_per_second: None,
+        });
+        order(CopyCommand::Resume);
+        copying.join().unwrap();
+    });
+    assert_eq!(
+        pair.run("cat new/file new/link new/other"),
+        "one\ntwo\nthree\none\ntwo\ntwo"
+    );
+}
+
+#[test]
+fn directories_that_come_and_go_do_not_keep_a_copy_from_its_end() {
+    let pair = Pair::up(&fast());
+    prepare_slow_copy(&pair);
+    let churn =
+        "for n in $(seq 3000); do mkdir t$n t$n/u; echo $n > t$n/u/f; mv t$n/u/f last; rm -r t$n; done";
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| pair.run(churn));
+        let copying = scope.spawn(|| rejoin_host(&pair));
+        copying.join().unwrap();
+        working.join().unwrap();
+    });
+    assert_joined(&pair);
+}
+
+#[test]
 fn files_that_nobody_knows_are_overwritten_only_when_told() {
     let pair = Pair::up(&fast());
     pair.run("echo ours > file");

@@ -119,20 +119,23 @@ impl Inodes {
         LookedUp { inode, node, gone }
     }
 
-    /// Takes back look-ups; returns our number once none is left.
-    pub fn forget(&self, node: INodeNo, lookups: u64) -> Option<InodeId> {
+    /// Takes back look-ups; once none is left, hands out our number while nobody can look it up again.
+    pub fn forget(&self, node: INodeNo, lookups: u64, forgotten: impl FnOnce(InodeId)) {
         let mut known = self.write();
-        let entry = known.get_mut(&node.0)?;
+        let Some(entry) = known.get_mut(&node.0) else {
+            return;
+        };
         entry.lookups = entry.lookups.saturating_sub(lookups);
         if entry.lookups > 0 {
-            return None;
+            return;
         }
-        let forgotten = known.remove(&node.0).map(|entry| entry.inode);
+        if let Some(entry) = known.remove(&node.0) {
+            forgotten(entry.inode);
+        }
         // A scan of a huge tree must not pin its table for ever.
         if known.capacity() > SHRINK_ABOVE && known.len() < known.capacity() / 4 {
             known.shrink_to_fit();
         }
-        forgotten
     }
 
     /// Every node that the kernel knows, the root included.
@@ -195,15 +198,22 @@ mod tests {
         }
     }
 
+    /// What goes with one look-up fewer.
+    fn forgotten_by(table: &Inodes, node: u64) -> Option<InodeId> {
+        let mut forgotten = None;
+        table.forget(INodeNo(node), 1, |inode| forgotten = Some(inode));
+        forgotten
+    }
+
     #[test]
     fn an_inode_is_forgotten_with_its_last_lookup() {
         let table = Inodes::new(InodeId(1), 2);
         let first = table.looked_up(12, &handle(12, 7), || InodeId(5));
         let second = table.looked_up(12, &handle(12, 7), || unreachable!("it is known"));
         assert_eq!((first.inode, second.inode), (InodeId(5), InodeId(5)));
-        assert_eq!(table.forget(INodeNo(12), 1), None);
+        assert_eq!(forgotten_by(&table, 12), None);
         assert_eq!(table.inode(INodeNo(12)), Ok(InodeId(5)));
-        assert_eq!(table.forget(INodeNo(12), 1), Some(InodeId(5)));
+        assert_eq!(forgotten_by(&table, 12), Some(InodeId(5)));
         assert!(table.inode(INodeNo(12)).is_err());
     }
 
@@ -213,8 +223,8 @@ mod tests {
         table.looked_up(12, &handle(12, 7), || InodeId(5));
         let reused = table.looked_up(12, &handle(12, 8), || InodeId(6));
         assert_eq!((reused.inode, reused.gone), (InodeId(6), Some(InodeId(5))));
-        assert_eq!(table.forget(INodeNo(12), 1), None);
-        assert_eq!(table.forget(INodeNo(12), 1), Some(InodeId(6)));
+        assert_eq!(forgotten_by(&table, 12), None);
+        assert_eq!(forgotten_by(&table, 12), Some(InodeId(6)));
     }
 
     #[test]

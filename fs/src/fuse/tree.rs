@@ -224,22 +224,15 @@ impl Tree {
 
     /// Takes back look-ups that the kernel has forgotten, or was not told of.
     pub fn forget(&self, nodes: &[(INodeNo, u64)]) {
-        let forgotten: Vec<InodeId> = nodes
-            .iter()
-            .filter_map(|(node, lookups)| self.inodes.forget(*node, *lookups))
-            .collect();
-        if !forgotten.is_empty() {
-            self.replicator.forget(&forgotten);
+        for (node, lookups) in nodes {
+            // In one step with the table: a look-up between the two would get the same number, and lose it again.
+            self.inodes
+                .forget(*node, *lookups, |inode| self.replicator.forget(&[inode]));
         }
     }
 
     fn learn(&self, found: &Found) -> InodeId {
-        if let Some(inode) = self.replicator.revive(found.root, &found.handle) {
-            return inode;
-        }
-        let inode = self.store.next_inode();
-        self.store.learn(inode, found.root, found.handle.clone());
-        inode
+        self.replicator.number_of(found.root, &found.handle)
     }
 
     fn forget_gone(&self, known: &LookedUp) {

@@ -167,6 +167,9 @@ impl Replicator {
         for warning in admission::identity_warnings(&premises.identities, &welcome.identities) {
             self.reporter.report(What::Warning, warning);
         }
+        if self.copies.wanted().is_none() {
+            return Err(Ended::Over);
+        }
         self.store.begin_index();
         let mut phases = self.phases();
         let connection = self.begin(sender, Event::CopyBegun { session });
@@ -184,8 +187,19 @@ impl Replicator {
             self.event(Event::CopyBroken(Loss { kind, detail }), Runs::Task);
         }
         // Until the secondary has noted that it is complete, or the copy has failed.
-        let settled =
-            |phase: &Phase| !matches!(phase, Phase::Copying(_) | Phase::Joining | Phase::Parting(_));
+        let settled = |phase: &Phase| match phase {
+            Phase::InSync { .. }
+            | Phase::Alone(_)
+            | Phase::Ended
+            | Phase::Failed { .. }
+            | Phase::NoSession => true,
+            // The session of the copy may still go on.
+            Phase::Copying(_)
+            | Phase::Joining
+            | Phase::Disconnected
+            | Phase::Deciding(_)
+            | Phase::Parting(_) => false,
+        };
         let phase = match phases.wait_for(settled).await {
             Ok(phase) => phase.clone(),
             Err(_) => Phase::Ended,
@@ -193,12 +207,14 @@ impl Replicator {
         self.lock().claims.clear();
         self.store.end_index();
         match phase {
-            Phase::InSync { .. } | Phase::Disconnected | Phase::Deciding(_) => Ok(()),
+            Phase::InSync { .. } => Ok(()),
             Phase::Alone(_) => Err(Ended::Interrupted(self.last_copy_failure())),
             Phase::Ended | Phase::Failed { .. } | Phase::NoSession => Err(Ended::Over),
-            Phase::Copying(_) | Phase::Joining | Phase::Parting(_) => {
-                Err(Ended::Interrupted("the copy did not end".into()))
-            }
+            Phase::Copying(_)
+            | Phase::Joining
+            | Phase::Disconnected
+            | Phase::Deciding(_)
+            | Phase::Parting(_) => Err(Ended::Interrupted("the copy did not end".into())),
         }
     }
 
@@ -258,6 +274,7 @@ impl Replicator {
                 progress: &progress,
                 orders: &attempt.replicator.copies.orders,
                 binding: Mutex::default(),
+                placed: AtomicU64::new(0),
             };
             source.run(&mut lanes)
         });
@@ -276,8 +293,16 @@ impl Replicator {
                 };
             }
         };
-        match self.keeper.update(|record| record.join(generation)) {
-            Ok(_) => Event::JoinNoted { generation },
+        let noted = self.keeper.update(|record| {
+            if record.peer_lacks_data && !*self.over.borrow() {
+                record.join(generation);
+            }
+        });
+        match noted {
+            Ok(record) if record.generation == Some(generation) => Event::JoinNoted { generation },
+            Ok(_) => Event::JoinNoteFailed {
+                reason: "this node's record does not say any more that it is alone".into(),
+            },
             Err(error) => Event::JoinNoteFailed {
                 reason: error.to_string(),
             },
@@ -335,6 +360,10 @@ impl Session for Attempt {
 
     fn is_bound(&self, inode: InodeId) -> bool {
         self.replicator.lock().primary.is_bound(inode)
+    }
+
+    fn is_gone(&self, inode: InodeId) -> bool {
+        self.replicator.lock().primary.is_gone(inode)
     }
 
     fn rest(&self) -> Rest {

@@ -16,6 +16,7 @@ use names::NAMES_AT_A_TIME;
 use rustix::fs::FileType;
 use std::collections::HashSet;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 mod board;
 mod files;
@@ -46,6 +47,8 @@ pub trait Session: Sync {
     fn adopt(&self, root: usize, handle: &FileHandle) -> Result<InodeId, CopyError>;
     /// The target was told of the inode.
     fn is_bound(&self, inode: InodeId) -> bool;
+    /// The inode has no name any more.
+    fn is_gone(&self, inode: InodeId) -> bool;
     /// What is left.
     fn rest(&self) -> Rest;
     /// Everything is brought over: true if that is so, and the pair in sync from now on.
@@ -66,6 +69,8 @@ pub struct Source<'a> {
     pub orders: &'a Orders,
     /// Inodes that the target is being told of now. A further name of one, in another request, waits for that.
     pub binding: Mutex<HashSet<InodeId>>,
+    /// Names brought over so far.
+    pub placed: AtomicU64,
 }
 
 impl Source<'_> {
@@ -77,13 +82,15 @@ impl Source<'_> {
         let board = Board::default();
         let roots = (0..self.store.directories()).map(InodeId::root);
         board.lock().queue.extend(roots.map(Job::Directory));
-        let mut rounds = 0;
+        let (mut rounds, mut placed) = (0, 0);
         loop {
             self.work_off(&board, lanes)?;
             let rest = self.session.rest();
             let nodes = std::mem::take(&mut board.lock().nodes);
             if let Some((directory, names)) = rest.stale.first() {
-                rounds += 1;
+                let now = self.placed.load(Ordering::Relaxed);
+                rounds = if now > placed { 0 } else { rounds + 1 };
+                placed = now;
                 if rounds > ROUNDS_MAX {
                     return Err(CopyError::Stuck {
                         count: rest.stale.iter().map(|(_, names)| names.len()).sum(),
@@ -142,9 +149,8 @@ impl Source<'_> {
         std::thread::scope(|scope| {
             for lane in lanes {
                 scope.spawn(|| {
-                    while let Some(job) = board.take() {
-                        let result = self.work(board, lane, job);
-                        board.end(result);
+                    while let Some((job, working)) = board.take() {
+                        working.end(self.work(board, lane, job));
                     }
                 });
             }
@@ -153,6 +159,12 @@ impl Source<'_> {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// Waits until so many bytes more may be brought over, or somebody has failed.
+    fn wait(&self, board: &Board, bytes: u64) {
+        self.orders
+            .wait(bytes, || self.session.is_over() || board.has_failed());
     }
 
     fn work(&self, board: &Board, lane: &mut Lane, job: Job) -> Result<(), CopyError> {
@@ -164,9 +176,9 @@ impl Source<'_> {
             Job::Names(directory, names) => self.place(board, lane, directory, &names),
             Job::Nodes(nodes) => self.nodes(board, lane, &nodes),
             Job::Large(file) => self.large(board, lane, file),
-            Job::Piece { file, offset, length } => self.piece(lane, &file, offset, length),
+            Job::Piece { file, offset, length } => self.piece(board, lane, &file, offset, length),
             Job::Attributes(inodes) => {
-                self.orders.wait(0, || self.session.is_over());
+                self.wait(board, 0);
                 self.attributes(lane, &inodes)
             }
         }

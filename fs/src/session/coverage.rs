@@ -24,6 +24,7 @@ use super::pending::{Slot, entries};
 use crate::operation::{FileHandle, InodeId, Name, Operation, RenameMode, Victim};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
+use std::time::Duration;
 
 /// Names a claim. The driver chooses it, each once in a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,9 +95,14 @@ struct Claim {
     scope: Scope,
     /// Operations under way that must end first.
     waits: HashSet<Slot>,
+    /// Since when it holds operations back for what is read and sent.
+    granted: Option<Duration>,
 }
 
 /// See the module.
+///
+/// Every inode that it keeps track of is pinned in `Names`: it keeps its entry, and so its number, until it has no
+/// name any more or the copy is over.
 #[derive(Debug, Default)]
 pub(super) struct Coverage {
     directories: HashMap<InodeId, Listing>,
@@ -252,6 +258,7 @@ impl Coverage {
         id: ClaimId,
         scope: Scope,
         under_way: impl Iterator<Item = (Slot, &'a Operation)>,
+        now: Duration,
     ) -> bool {
         let colliding = under_way.filter(|(_, operation)| collides(operation, &scope));
         let waits: HashSet<Slot> = colliding.map(|(slot, _)| slot).collect();
@@ -265,17 +272,28 @@ impl Coverage {
             ranges.push((id, range.clone()));
         }
         let granted = waits.is_empty();
-        self.claims.insert(id, Claim { scope, waits });
+        let claim = Claim {
+            scope,
+            waits,
+            granted: granted.then_some(now),
+        };
+        self.claims.insert(id, claim);
         granted
     }
 
     /// An operation under way has ended; appends the claims that are granted by it.
-    pub(super) fn ended(&mut self, slot: Slot, granted: &mut Vec<ClaimId>) {
+    pub(super) fn ended(&mut self, slot: Slot, now: Duration, granted: &mut Vec<ClaimId>) {
         for (id, claim) in &mut self.claims {
             if claim.waits.remove(&slot) && claim.waits.is_empty() {
+                claim.granted = Some(now);
                 granted.push(*id);
             }
         }
+    }
+
+    /// Since when the claim that was granted first is held.
+    pub(super) fn oldest_granted(&self) -> Option<Duration> {
+        self.claims.values().filter_map(|claim| claim.granted).min()
     }
 
     /// Gives a claim back. False when there is no such claim.
@@ -329,12 +347,12 @@ impl Coverage {
 
     /// What is left, at most `most` names and `most` inodes. What has lost its last name meanwhile is dropped.
     pub(super) fn rest(&mut self, names: &Names, most: usize) -> Rest {
-        self.unfinished.retain(|inode| !names.is_local(*inode));
+        self.unfinished.retain(|inode| !names.is_gone(*inode));
         let gone: Vec<InodeId> = self
             .with_stale
             .iter()
             .copied()
-            .filter(|directory| names.is_local(*directory))
+            .filter(|directory| names.is_gone(*directory))
             .collect();
         for directory in gone {
             self.with_stale.remove(&directory);
@@ -353,7 +371,7 @@ impl Coverage {
             }
         }
         let listing = |(directory, listing): (&InodeId, &Listing)| {
-            matches!(listing, Listing::Going { .. }) && !names.is_local(*directory)
+            matches!(listing, Listing::Going { .. }) && !names.is_gone(*directory)
         };
         Rest {
             stale,

@@ -400,7 +400,7 @@ impl Names {
             && let Some(entry) = self.entries.get_mut(&inode)
         {
             // The kernel never hears of it, so it will not forget it either.
-            entry.flags = (entry.flags & !BOUND) | FORGOTTEN;
+            entry.flags = (entry.flags & !(BOUND | PINNED)) | FORGOTTEN;
             self.peer_handles.remove(&inode);
             self.drop_unneeded(inode);
         }
@@ -446,6 +446,14 @@ impl Names {
     /// True once the removal of its last name is applied: nothing about it is shipped any more.
     pub fn is_local(&self, inode: InodeId) -> bool {
         self.has(inode, LOCAL)
+    }
+
+    /// True for an inode without a name, also once it has gone because of that. What a copy keeps track of is pinned
+    /// until then, so nothing else of it goes.
+    pub fn is_gone(&self, inode: InodeId) -> bool {
+        self.entries
+            .get(&inode)
+            .is_none_or(|entry| entry.flags & LOCAL != 0)
     }
 
     /// True when the secondary was told which inode this is.
@@ -523,7 +531,9 @@ impl Names {
         let mut next = inode;
         while let Some(entry) = self.entries.get(&next) {
             let needed = entry.flags & FORGOTTEN == 0
-                || entry.flags & (ROOT | PINNED) != 0
+                || entry.flags & ROOT != 0
+                // Of an inode without a name nothing is left to bring over.
+                || entry.flags & (PINNED | LOCAL) == PINNED
                 || entry.children > 0
                 || self.busy.contains_key(&next);
             if needed {

@@ -111,6 +111,8 @@ pub struct Primary {
     binds: Vec<Operation>,
     forget_later: Vec<InodeId>,
     prefix: Number,
+    /// The time of the event that is being worked on, without `asleep`.
+    clock: Duration,
     /// Time during which this process did not run, as far as it was noticed. It is nobody's fault.
     asleep: Duration,
     /// CLOCK_BOOTTIME.
@@ -143,6 +145,7 @@ impl Primary {
             binds: Vec::new(),
             forget_later: Vec::new(),
             prefix: Number(0),
+            clock: Duration::ZERO,
             asleep: Duration::ZERO,
             due: None,
             told_stalled: false,
@@ -241,6 +244,7 @@ impl Primary {
     /// Takes an event at `now` (CLOCK_BOOTTIME) and appends what is to be done.
     pub fn apply(&mut self, event: Event, now: Duration, actions: &mut Vec<Action>) {
         let awake = self.awake(now);
+        self.clock = awake;
         match event {
             Event::Submit { ticket, operation } => {
                 let submitted = Submitted {
@@ -258,7 +262,7 @@ impl Primary {
             }
             Event::ListingBegun { directory } => self.begin_listing(directory),
             Event::ListingEnded { directory } => self.end_listing(directory),
-            Event::Claim { claim, scope } => self.claim(claim, scope, actions),
+            Event::Claim { claim, scope } => self.claim(claim, scope, awake, actions),
             Event::Release { claim, brought } => self.release_claim(claim, brought),
             Event::CopyDone => self.copy_done(actions),
             Event::CopyBroken(Loss { kind, detail }) => self.copy_failed(kind, detail, actions),
@@ -430,6 +434,10 @@ impl Primary {
         };
         if shipped {
             coverage.shipped(operation);
+            if let Operation::Create(create) = operation {
+                // Forgotten and looked up again under another number, it would neither be shipped nor copied.
+                self.names.pin(create.inode);
+            }
             return;
         }
         coverage.kept_here(operation);
@@ -503,7 +511,7 @@ impl Primary {
         }
         self.names.release(&pending.touched);
         self.ending.finished(slot);
-        self.ended_for_claims(slot, actions);
+        self.ended_for_claims(slot, self.clock, actions);
         self.answer(&pending.submitted, result, actions);
     }
 
@@ -568,6 +576,13 @@ impl Primary {
                     self.lose(LossKind::Stalled, detail, actions);
                     return;
                 }
+                if self.claim_due().is_some_and(|due| now >= due) {
+                    let limit = self.settings.local_stall;
+                    let detail =
+                        format!("what was claimed for the copy is not brought over within {limit:?}");
+                    self.copy_failed(LossKind::Stalled, detail, actions);
+                    return;
+                }
                 if self.repair_due().is_some_and(|due| now >= due) {
                     let detail = format!("a repair takes longer than {:?}", self.settings.peer_stall);
                     self.lose(LossKind::Unrepaired, detail, actions);
@@ -599,7 +614,7 @@ impl Primary {
         let peer = match self.state {
             State::InSync { .. } | State::Copying { .. } => {
                 let ping = Some(self.liveness.ping_due(self.stream.oldest()));
-                [ping, self.stalled_at(), self.repair_due()]
+                [ping, self.stalled_at(), self.repair_due(), self.claim_due()]
                     .into_iter()
                     .flatten()
                     .min()

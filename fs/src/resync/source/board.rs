@@ -63,7 +63,7 @@ pub(super) struct Jobs {
 
 impl Board {
     /// The next job; none when a step is over or has failed.
-    pub(super) fn take(&self) -> Option<Job> {
+    pub(super) fn take(&self) -> Option<(Job, Working<'_>)> {
         let mut jobs = self.lock();
         loop {
             if jobs.failed.is_some() {
@@ -71,7 +71,11 @@ impl Board {
             }
             if let Some(job) = jobs.queue.pop_front() {
                 jobs.working += 1;
-                return Some(job);
+                let working = Working {
+                    board: self,
+                    result: None,
+                };
+                return Some((job, working));
             }
             if jobs.working == 0 {
                 return None;
@@ -80,15 +84,9 @@ impl Board {
         }
     }
 
-    pub(super) fn end(&self, result: Result<(), CopyError>) {
-        let mut jobs = self.lock();
-        jobs.working -= 1;
-        if let Err(error) = result {
-            // The first one tells more than those that follow from it.
-            jobs.failed.get_or_insert(error);
-        }
-        drop(jobs);
-        self.changed.notify_all();
+    /// Somebody has failed: the step is over.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failed.is_some()
     }
 
     pub(super) fn add(&self, job: Job) {
@@ -97,8 +95,33 @@ impl Board {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Jobs> {
-        // A thread that panics ends the scope it runs in, and the copy with it.
+        // A thread that panics fails its job ([`Working`]), and so the copy.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A job that somebody works on. Dropped without an end, by a panic, it has failed.
+pub(super) struct Working<'a> {
+    board: &'a Board,
+    result: Option<Result<(), CopyError>>,
+}
+
+impl Working<'_> {
+    pub(super) fn end(mut self, result: Result<(), CopyError>) {
+        self.result = Some(result);
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        let mut jobs = self.board.lock();
+        jobs.working -= 1;
+        if let Err(error) = self.result.take().unwrap_or(Err(CopyError::Over)) {
+            // The first one tells more than those that follow from it.
+            jobs.failed.get_or_insert(error);
+        }
+        drop(jobs);
+        self.board.changed.notify_all();
     }
 }
 

@@ -55,7 +55,10 @@ impl Source<'_> {
         nodes: &[Unfinished],
     ) -> Result<(), CopyError> {
         let bytes = nodes.iter().filter_map(|node| node.size).sum();
-        self.orders.wait(bytes, || self.session.is_over());
+        self.wait(board, bytes);
+        if nodes.iter().any(|node| !node.new && node.size.is_some()) {
+            self.let_earlier_operations_end(nodes)?;
+        }
         let compared = self.compare_small(lane, nodes)?;
         let scope = Scope {
             inodes: nodes.iter().map(|node| node.inode).collect(),
@@ -114,6 +117,18 @@ impl Source<'_> {
             brought.finished.push(node.inode);
         }
         Ok(requests)
+    }
+
+    /// Waits for what was numbered before the target had these files, and is applied here only: after that every
+    /// change of them is shipped.
+    fn let_earlier_operations_end(&self, nodes: &[Unfinished]) -> Result<(), CopyError> {
+        let scope = Scope {
+            inodes: nodes.iter().map(|node| node.inode).collect(),
+            ..Scope::default()
+        };
+        let (claim, _) = self.session.claim(scope)?;
+        self.session.release(claim, Brought::default());
+        Ok(())
     }
 
     /// Which blocks of these files the target has already.
@@ -198,17 +213,28 @@ impl Source<'_> {
         sent: &mut Sent,
     ) -> Result<(), CopyError> {
         let inode = node.inode;
+        let end = self.status(inode)?.map_or(0, |status| size_of(&status));
+        let hole = |offset: u64, length: u64, requests: &mut Vec<ToTarget>| {
+            if node.new {
+                return;
+            }
+            // A hole that ends with the file: the target's last block, which may be data, goes as a whole.
+            let length = if offset + length == end {
+                (offset + length).next_multiple_of(BLOCK_BYTES) - offset
+            } else {
+                length
+            };
+            requests.push(ToTarget::Hole {
+                inode,
+                offset,
+                length,
+            });
+        };
         let mut unsettled = Some(offset..offset + length);
         for segment in self.segments(inode, offset, length)? {
             if !segment.is_data {
                 sent.skipped += segment.length;
-                if !node.new {
-                    requests.push(ToTarget::Hole {
-                        inode,
-                        offset: segment.offset,
-                        length: segment.length,
-                    });
-                }
+                hole(segment.offset, segment.length, requests);
                 continue;
             }
             let mut at = segment.offset;
@@ -236,13 +262,7 @@ impl Source<'_> {
                             });
                         } else {
                             sent.skipped += length;
-                            if !node.new {
-                                requests.push(ToTarget::Hole {
-                                    inode,
-                                    offset,
-                                    length,
-                                });
-                            }
+                            hole(offset, length, requests);
                         }
                     }
                 } else {
@@ -286,9 +306,8 @@ impl Source<'_> {
     /// target has must not come back when the file grows here.
     pub(super) fn large(&self, board: &Board, lane: &mut Lane, file: Unfinished) -> Result<(), CopyError> {
         self.progress.current(self.store.path(file.inode));
-        if !file.new {
-            self.hold_and_send_attributes(lane, &[file.inode], false)?;
-        }
+        // It also waits for what was numbered before the target had the file, and is applied here only.
+        self.hold_and_send_attributes(lane, &[file.inode], false)?;
         let size = self.status(file.inode)?.map_or(0, |status| size_of(&status));
         let pieces = size.div_ceil(PIECE_BYTES).max(1);
         let large = Arc::new(Large {
@@ -313,6 +332,7 @@ impl Source<'_> {
 
     pub(super) fn piece(
         &self,
+        board: &Board,
         lane: &mut Lane,
         file: &Large,
         offset: u64,
@@ -322,7 +342,7 @@ impl Source<'_> {
         let mut at = offset;
         while at < offset + length {
             let step = STEP_BYTES.min(offset + length - at);
-            self.orders.wait(step, || self.session.is_over());
+            self.wait(board, step);
             if self.session.is_over() {
                 return Err(CopyError::Over);
             }
@@ -367,6 +387,8 @@ impl Source<'_> {
                 .map(|(block, equal)| ((block.offset, u64::from(block.length)), equal))
                 .collect();
         }
+        // To the end of the last block, which a hole takes as a whole.
+        let length = (offset + length).next_multiple_of(BLOCK_BYTES) - offset;
         let scope = Scope {
             range: Some((inode, offset..offset + length)),
             ..Scope::default()

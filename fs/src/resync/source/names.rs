@@ -13,6 +13,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno as System;
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 /// Names that are brought over, and held, at a time.
@@ -27,7 +28,14 @@ impl Source<'_> {
     ) -> Result<(), CopyError> {
         self.progress.current(self.store.path(directory));
         self.session.begin_listing(directory);
-        let mut names: BTreeSet<Name> = lane.list(directory)?.into_iter().collect();
+        let mut names: BTreeSet<Name> = match lane.list(directory) {
+            Ok(names) => names.into_iter().collect(),
+            // Removed on both sides since it was found.
+            Err(CopyError::Target { errno, .. }) if is_gone(errno) && self.session.is_gone(directory) => {
+                BTreeSet::new()
+            }
+            Err(error) => return Err(error),
+        };
         self.names_here(directory, &mut names)?;
         let names: Vec<Name> = names.into_iter().collect();
         for some in names.chunks(NAMES_AT_A_TIME) {
@@ -43,13 +51,16 @@ impl Source<'_> {
             Err(errno) if is_gone(errno) => return Ok(()),
             Err(errno) => return Err(read("list", directory)(errno)),
         };
-        listing
-            .read(0, |entry| {
-                // The dots are no names. Anything else that is none cannot be reached by an application either.
-                names.extend(Name::new(entry.name));
-                ControlFlow::Continue(())
-            })
-            .map_err(read("list", directory))
+        let listed = listing.read(0, |entry| {
+            // The dots are no names. Anything else that is none cannot be reached by an application either.
+            names.extend(Name::new(entry.name));
+            ControlFlow::Continue(())
+        });
+        match listed {
+            // Removed since it was opened.
+            Err(errno) if is_gone(errno) => Ok(()),
+            listed => listed.map_err(read("list", directory)),
+        }
     }
 
     /// Brings names over; what they lead to for the first time becomes a job or waits for the files step.
@@ -60,7 +71,7 @@ impl Source<'_> {
         directory: InodeId,
         names: &[Name],
     ) -> Result<(), CopyError> {
-        self.orders.wait(0, || self.session.is_over());
+        self.wait(board, 0);
         let scope = Scope {
             names: Some((directory, names.to_vec())),
             ..Scope::default()
@@ -77,6 +88,8 @@ impl Source<'_> {
                 }
             }
         }
+        let placed = brought.names.len() as u64;
+        self.placed.fetch_add(placed, Ordering::Relaxed);
         let bound: Vec<InodeId> = brought.bound.iter().map(|(inode, _)| *inode).collect();
         self.session.release(claim, brought);
         let mut binding = self.binding();

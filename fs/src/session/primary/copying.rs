@@ -8,6 +8,7 @@
 //!       anything goes wrong: nothing to note, it was alone all the time
 //! ```
 
+use super::ending::Ending;
 use super::{Action, Primary, State};
 use crate::operation::{InodeId, Operation};
 use crate::session::coverage::{Brought, ClaimId, Coverage, Rest, Scope};
@@ -36,15 +37,15 @@ impl Primary {
     /// The connection is made and the secondary has noted "inconsistent": the copy begins. A primary that is not
     /// alone closes it again.
     pub(super) fn copy_begun(&mut self, session: SessionId, now: Duration, actions: &mut Vec<Action>) {
-        let State::Alone { loss } = &self.state else {
-            let reason = "this primary is not alone, so there is nothing to copy".to_owned();
-            actions.push(Action::Close { reason });
-            return;
+        let loss = match &self.state {
+            State::Alone { loss } if self.ending == Ending::No => loss.clone(),
+            _ => {
+                let reason = "this primary is not alone, or ends: nothing is copied".to_owned();
+                actions.push(Action::Close { reason });
+                return;
+            }
         };
-        self.state = State::Copying {
-            session,
-            loss: loss.clone(),
-        };
+        self.state = State::Copying { session, loss };
         self.stream = Default::default();
         self.prefix = Default::default();
         self.forget_later.clear();
@@ -69,6 +70,11 @@ impl Primary {
             self.names.pin(inode);
         }
         goes_on
+    }
+
+    /// True for an inode that has no name any more.
+    pub fn is_gone(&self, inode: InodeId) -> bool {
+        self.names.is_gone(inode)
     }
 
     /// True when the target was told of the inode.
@@ -101,7 +107,7 @@ impl Primary {
         }
     }
 
-    pub(super) fn claim(&mut self, id: ClaimId, scope: Scope, actions: &mut Vec<Action>) {
+    pub(super) fn claim(&mut self, id: ClaimId, scope: Scope, now: Duration, actions: &mut Vec<Action>) {
         let under_way = self
             .pending
             .iter()
@@ -114,7 +120,7 @@ impl Primary {
         let Some(coverage) = &mut self.coverage else {
             return;
         };
-        if coverage.claim(id, scope, under_way) {
+        if coverage.claim(id, scope, under_way, now) {
             self.grant(id, actions);
         }
     }
@@ -124,20 +130,26 @@ impl Primary {
             return;
         };
         let gone = coverage.inodes_of(id);
-        let gone = gone.filter(|inode| self.names.is_local(*inode)).collect();
+        let gone = gone.filter(|inode| self.names.is_gone(*inode)).collect();
         actions.push(Action::Granted { claim: id, gone });
     }
 
     /// An operation under way has ended.
-    pub(super) fn ended_for_claims(&mut self, slot: super::Slot, actions: &mut Vec<Action>) {
+    pub(super) fn ended_for_claims(&mut self, slot: super::Slot, now: Duration, actions: &mut Vec<Action>) {
         let Some(coverage) = &mut self.coverage else {
             return;
         };
         let mut granted = Vec::new();
-        coverage.ended(slot, &mut granted);
+        coverage.ended(slot, now, &mut granted);
         for id in granted {
             self.grant(id, actions);
         }
+    }
+
+    /// When the secondary, or this node's disk, has had a claim for too long: operations wait for it.
+    pub(super) fn claim_due(&self) -> Option<Duration> {
+        let oldest = self.coverage.as_ref().and_then(Coverage::oldest_granted);
+        oldest.map(|granted| granted + self.settings.local_stall)
     }
 
     pub(super) fn release_claim(&mut self, id: ClaimId, brought: Brought) {

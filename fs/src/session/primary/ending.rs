@@ -1,5 +1,6 @@
 //! The clean end of a primary: everything settled, one checkpoint on both nodes, `End`, `Ended`.
 
+use super::copying::Joining;
 use super::{Action, Primary, State};
 use crate::operation::Operation;
 use crate::session::pending::{Slot, Submitted};
@@ -48,7 +49,8 @@ impl Ending {
 impl Primary {
     /// Takes the next step of a clean end, if nothing is under way. True when it took one.
     pub(super) fn go_on_ending(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
-        if self.ending == Ending::No || self.queue_depth() > 0 {
+        // A secondary that has not noted yet that its copy is complete cannot end cleanly.
+        if self.ending == Ending::No || self.queue_depth() > 0 || self.joining != Joining::No {
             return false;
         }
         match (self.ending, &self.state) {

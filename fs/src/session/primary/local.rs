@@ -433,7 +433,7 @@ impl Primary {
         };
         let settling = self.settling.remove(index);
         self.parked.release(&settling.touched);
-        self.ended_for_claims(settling.slot, actions);
+        self.ended_for_claims(settling.slot, self.clock, actions);
         if let Kind::Repair { result, .. } = settling.kind {
             self.answer(&settling.submitted, result, actions);
         }

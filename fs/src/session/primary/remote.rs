@@ -180,6 +180,7 @@ impl Primary {
         if loss.kind == LossKind::Stalled {
             self.state = State::InSync { session: *session };
             self.liveness.connected(now);
+            self.tell_complete(actions);
             actions.push(Action::Resumed { resent: 0 });
             self.take_waiting(now, actions);
         }
