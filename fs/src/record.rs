@@ -18,6 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Version of the file. History: 1, the first.
 const FORMAT: u32 = 1;
 const FILE: &str = "record.json";
+/// Why a full secondary is not made like an empty primary.
+const EMPTY_PRIMARY: &str = "it holds files and the primary is empty; is the primary's volume mounted?";
 const TEMPORARY: &str = "record.json.new";
 
 /// What is durably known of this copy.
@@ -163,6 +165,9 @@ impl Record {
                 if *overwrite || (empty && !self.peer_lacks_data) {
                     return Ok(());
                 }
+                if peer_empty {
+                    return Err(Rejection::WouldOverwrite(EMPTY_PRIMARY.into()));
+                }
                 return self.may_be_overwritten(foreign, *generation, *base);
             }
             Start::Resume { .. } => return Err(Rejection::UnknownSession),
@@ -177,6 +182,13 @@ impl Record {
             }
             Err(Rejection::FullCopyNeeded(why.to_owned()))
         };
+        if empty != peer_empty {
+            // Whatever the records say: a volume that is not mounted, perhaps.
+            if peer_empty {
+                return Err(Rejection::WouldOverwrite(EMPTY_PRIMARY.into()));
+            }
+            return needed("the secondary is empty, the primary is not");
+        }
         if self.peer_lacks_data {
             return needed("this node, too, has taken writes alone");
         }
@@ -192,7 +204,6 @@ impl Record {
         match self.generation {
             Some(ours) if ours == *generation => Ok(()),
             Some(_) => needed("they carry different generations"),
-            None if empty => needed("the secondary is empty, the primary is not"),
             None => needed("the secondary holds files that did not come through this module"),
         }
     }
@@ -490,7 +501,7 @@ mod tests {
         let refused = |record: &Record, empty, start: &Start, peer_empty| {
             matches!(
                 record.admits(empty, None, start, peer_empty),
-                Err(Rejection::FullCopyNeeded(_))
+                Err(Rejection::FullCopyNeeded(_) | Rejection::WouldOverwrite(_))
             )
         };
         assert_eq!(
@@ -503,10 +514,9 @@ mod tests {
             Ok(()),
             "same generation, both clean"
         );
-        assert_eq!(
-            copy(1).admits(true, None, &fresh(1, true), false),
-            Ok(()),
-            "a generation decides, not emptiness"
+        assert!(
+            refused(&copy(1), true, &fresh(1, true), false),
+            "the volume is not mounted here"
         );
         assert!(
             refused(&Record::new("db"), true, &fresh(1, true), false),
@@ -558,6 +568,99 @@ mod tests {
             copy(1).admits(false, None, &resume, false),
             Err(Rejection::UnknownSession)
         );
+    }
+
+    #[test]
+    fn a_copy_overwrites_only_what_nobody_can_miss() {
+        let generation = |number| Generation([number; 16]);
+        let start = |base: Option<u8>, overwrite| Start::Copy {
+            generation: generation(9),
+            base: base.map(generation),
+            overwrite,
+        };
+        let admitted = |record: &Record, empty, foreign, start: &Start| {
+            record.admits(empty, foreign, start, false).is_ok()
+        };
+        let own = Record {
+            peer_lacks_data: true,
+            ..copy(1)
+        };
+        let mixed = Record {
+            standing: Standing::Inconsistent,
+            ..copy(3)
+        };
+        let crashed = Record {
+            open: true,
+            ..copy(1)
+        };
+        assert!(
+            admitted(&copy(1), false, None, &start(Some(1), false)),
+            "left behind"
+        );
+        assert!(
+            admitted(&copy(9), false, None, &start(None, false)),
+            "the same line of writes"
+        );
+        assert!(
+            admitted(&crashed, false, None, &start(Some(1), false)),
+            "crashed in sync"
+        );
+        assert!(
+            admitted(&mixed, false, None, &start(None, false)),
+            "interrupted, whoever began it"
+        );
+        assert!(
+            admitted(&Record::new("db"), true, None, &start(None, false)),
+            "nothing there"
+        );
+        assert!(
+            !admitted(&copy(1), false, None, &start(Some(2), false)),
+            "another line of writes"
+        );
+        assert!(
+            !admitted(&copy(1), false, Some("/srv/db"), &start(Some(1), false)),
+            "no mark"
+        );
+        assert!(
+            !admitted(&Record::new("db"), false, None, &start(None, false)),
+            "a lost record"
+        );
+        let empty_primary = |overwrite| copy(1).admits(false, None, &start(Some(1), overwrite), true);
+        assert!(empty_primary(false).is_err() && empty_primary(true).is_ok());
+        assert!(copy(1).admits(false, None, &fresh(1, true), true).is_err());
+        for empty in [true, false] {
+            assert!(
+                !admitted(&own, empty, None, &start(Some(1), false)),
+                "writes of its own, {empty}"
+            );
+            assert!(
+                admitted(&own, empty, Some("/srv/db"), &start(None, true)),
+                "told to"
+            );
+        }
+    }
+
+    #[test]
+    fn a_parting_keeps_the_generation_that_was_shared_last_until_the_reunion() {
+        let generation = |number| Generation([number; 16]);
+        let mut record = copy(1);
+        record.part(generation(2), "alone".into());
+        assert_eq!(
+            (record.generation, record.base),
+            (Some(generation(2)), Some(generation(1)))
+        );
+        record.part(generation(3), "again".into());
+        assert_eq!(
+            (record.generation, record.base),
+            (Some(generation(2)), Some(generation(1)))
+        );
+        record.join(generation(4));
+        assert_eq!((record.generation, record.base), (Some(generation(4)), None));
+        assert!(record.open && !record.peer_lacks_data);
+        record.begin_copy(generation(5));
+        assert!(record.bars_primary().is_some());
+        record.part(generation(6), "forced".into());
+        assert_eq!(record.base, None, "a mixed copy descends from nothing");
     }
 
     #[test]
