@@ -18,7 +18,7 @@ use tracing::{debug, error, warn};
 /// packet moves, lie beyond it, and so need no wake-up of the loop.
 const NAP: Duration = Duration::from_millis(20);
 /// How long a reader may hold up the loop, give or take as much again.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Threads of one executor at most: so many readers can be held up at a time, less two.
 const THREADS_MAX: usize = 8;
 

@@ -5,7 +5,7 @@ use super::{Action, Ending, Primary, State};
 use crate::operation::{Applied, Number, Operation, Outcome};
 use crate::session::liveness::Patience;
 use crate::session::loss::LossKind;
-use crate::session::pending::{Half, Slot, Stage, is_broken_disk, is_no_room};
+use crate::session::pending::{Half, Pending, Slot, Stage, is_broken_disk, is_no_room};
 use crate::session::repair::{Kind, Step};
 use crate::session::stream::{Answered, Sent};
 use crate::wire::message::{Answer, Rejection, Running, SessionId, ToPrimary, ToSecondary, Welcome};
@@ -305,69 +305,72 @@ impl Primary {
     ) {
         // The target of a copy has exactly what it was told of.
         let copying = self.is_copying();
-        let Some(pending) = self.pending.get_mut(&slot) else {
+        let Some(Pending { stage, submitted, .. }) = self.pending.get_mut(&slot) else {
             return;
         };
-        let what = describe(&pending.submitted.operation);
-        let again = pending.submitted.again;
-        let length = pending.submitted.operation.length();
-        if let Stage::Both { here, .. } = pending.stage {
+        // Only errors need the words.
+        let operation = &submitted.operation;
+        let what = || describe(operation);
+        let again = submitted.again;
+        let length = submitted.operation.length();
+        if let Stage::Both { here, .. } = *stage {
             let there = match outcome {
                 Outcome::Applied(_) => Half::Done,
                 Outcome::NotBound(_) if !again => Half::NotBound,
                 Outcome::NotBound(inode) => {
-                    let detail = format!("it does not find {inode} for {what} ({number})");
+                    let detail = format!("it does not find {inode} for {} ({number})", what());
                     self.lose(LossKind::Differs, detail, actions);
                     return;
                 }
                 Outcome::Refused(errno) | Outcome::Failed(errno) => {
-                    let detail = format!("{what} ({number}) failed there: {errno}");
+                    let detail = format!("{} ({number}) failed there: {errno}", what());
                     self.lose(LossKind::Failed, detail, actions);
                     return;
                 }
             };
-            pending.stage = Stage::Both { here, there };
+            *stage = Stage::Both { here, there };
             self.synced(slot, actions);
             return;
         }
         let (kind, detail) = match outcome {
             Outcome::Applied(applied) if applied.length == length => {
-                pending.stage = Stage::Accepted;
+                *stage = Stage::Accepted;
                 if applied.handle.is_some() {
-                    let operation = pending.submitted.operation.clone();
+                    let operation = submitted.operation.clone();
                     self.learn_peer_handle(&operation, &applied);
                 }
                 self.open(slot);
                 return;
             }
             Outcome::Refused(errno) if !is_broken_disk(errno) => {
-                pending.stage = Stage::Refused(errno);
+                *stage = Stage::Refused(errno);
                 self.open(slot);
                 return;
             }
             Outcome::NotBound(_) if !again && !copying => {
-                pending.stage = Stage::NotBound;
+                *stage = Stage::NotBound;
                 self.open(slot);
                 return;
             }
             Outcome::NotBound(inode) => (
                 LossKind::Differs,
-                format!("it does not find {inode} for {what} ({number})"),
+                format!("it does not find {inode} for {} ({number})", what()),
             ),
             Outcome::Applied(applied) => (
                 LossKind::Failed,
                 format!(
-                    "it applied {} of {length} bytes of {what} ({number})",
-                    applied.length
+                    "it applied {} of {length} bytes of {} ({number})",
+                    applied.length,
+                    what()
                 ),
             ),
             Outcome::Failed(errno) if is_no_room(errno) => (
                 LossKind::NoSpace,
-                format!("{what} ({number}) failed there midway: {errno}"),
+                format!("{} ({number}) failed there midway: {errno}", what()),
             ),
             Outcome::Refused(errno) | Outcome::Failed(errno) => (
                 LossKind::Failed,
-                format!("{what} ({number}) failed there: {errno}"),
+                format!("{} ({number}) failed there: {errno}", what()),
             ),
         };
         // It stays unanswered here: going alone applies it.
