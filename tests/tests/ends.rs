@@ -21,11 +21,15 @@ struct Pair {
 
 impl Pair {
     fn up(on_peer_loss: OnPeerLoss) -> Pair {
+        Pair::up_with(on_peer_loss, Duration::from_secs(1))
+    }
+
+    fn up_with(on_peer_loss: OnPeerLoss, peer_stall: Duration) -> Pair {
         let lab = Lab::up(&["a", "b"]).unwrap();
         let dir = PathBuf::from(format!("/srv/{}/data", lab.name()));
         let options = MirrorOptions {
             on_peer_loss,
-            peer_stall: Some(Duration::from_secs(1)),
+            peer_stall: Some(peer_stall),
             ..MirrorOptions::default()
         };
         lab.mirror(&dir, &options).unwrap();
@@ -82,7 +86,8 @@ fn a_mount_that_is_taken_away_by_hand_leaves_the_directory_read_only_and_is_repo
 
 #[test]
 fn a_primary_that_loses_its_secondary_while_it_ends_is_stopped_and_covered_all_the_same() {
-    let pair = Pair::up(OnPeerLoss::Ask);
+    // Long enough for a busy machine: once the loss is noticed, a demotion is refused as long as it is undecided.
+    let pair = Pair::up_with(OnPeerLoss::Ask, Duration::from_secs(6));
     pair.run("a", "echo kept > file");
     pair.lab.host("b").kill().unwrap();
     let refusal = pair.refusal("a", Command::Demote);
