@@ -81,11 +81,14 @@ impl Ground {
             arguments,
             log: log.clone(),
         };
+        // The log of an earlier program of this name goes on.
+        let said_before = std::fs::metadata(&log).map_or(0, |found| found.len());
         match self.lab.ask(order)? {
             Answer::Started(process) => Ok(Daemon {
                 name: name.to_owned(),
                 process,
                 log,
+                said_before,
             }),
             other => anyhow::bail!("the lab answered a start with {other:?}"),
         }
@@ -160,9 +163,19 @@ pub struct Daemon {
     /// Which process it is.
     pub process: ProcessId,
     log: PathBuf,
+    /// Bytes of the log that are not its own.
+    said_before: u64,
 }
 
 impl Daemon {
+    /// What it printed so far.
+    fn said(&self) -> String {
+        // Not there yet, or cut in the middle of a character: the next look will do.
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let own = text.get(self.said_before as usize..).unwrap_or_default();
+        String::from_utf8_lossy(own).into_owned()
+    }
+
     /// Waits for a line of its output that begins with `word`, and gives what follows.
     ///
     /// # Errors
@@ -170,8 +183,7 @@ impl Daemon {
     pub fn wait_for_line(&self, limit: Duration, word: &str) -> Result<String> {
         let what = format!("{} says {word:?}", self.name);
         Ok(wait::until(limit, &what, || {
-            // Not there yet, or cut in the middle of a character: the next look will do.
-            let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let text = self.said();
             let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
             if let Some(rest) = lines.find_map(|line| line.strip_prefix(word)) {
                 return Ok(Look::Holds(rest.trim().to_owned()));
@@ -203,4 +215,25 @@ pub fn finished(what: String, output: std::io::Result<Output>) -> Result<String>
         said()
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_an_earlier_program_in_the_same_log_is_not_taken_for_one_of_this_program() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        std::fs::write(&log, "listening 1\n").unwrap();
+        let daemon = Daemon {
+            name: "this test".into(),
+            process: ProcessId::of(std::process::id()).unwrap(),
+            said_before: 12,
+            log,
+        };
+        assert!(daemon.wait_for_line(Duration::ZERO, "listening ").is_err());
+        std::fs::write(&daemon.log, "listening 1\nlistening 2\n").unwrap();
+        assert_eq!(daemon.wait_for_line(Duration::ZERO, "listening ").unwrap(), "2");
+    }
 }

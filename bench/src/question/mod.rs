@@ -129,6 +129,10 @@ impl Question {
     pub fn prepare(self, place: &Place) -> Result<()> {
         match self {
             Question::Pgbench1 | Question::Pgbench8 => pgbench::prepare(place),
+            Question::RandWrite4k
+            | Question::RandWrite4kFsync
+            | Question::RandRead4kCached
+            | Question::RandRead4kCold => random_writes::filled(place).map(drop),
             _ => Ok(()),
         }
     }

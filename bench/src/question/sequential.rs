@@ -36,16 +36,18 @@ pub fn write(place: &Place) -> Result<Vec<Reading>> {
     Ok(job.run(place.ground)?.throughput())
 }
 
-/// Reads it from the disk.
+/// Reads it from the disk, as long as the write before made it.
 ///
 /// # Errors
 /// When the file cannot be filled, the kernel does not drop its pages, or `fio` fails.
 pub fn read(place: &Place) -> Result<Vec<Reading>> {
     let file = file(place);
-    let bytes = place.amount.sequential_bytes;
-    let _: () = place
-        .ground
-        .work(&["fill", &file.to_string_lossy(), &bytes.to_string()])?;
+    let path = file.to_string_lossy();
+    let mut bytes: u64 = place.ground.work(&["size", &path])?;
+    if bytes == 0 {
+        bytes = place.amount.sequential_bytes;
+        let _: () = place.ground.work(&["fill", &path, &bytes.to_string()])?;
+    }
     place.ground.drop_pages(place.system.directory())?;
     let job = Job {
         file: &file,

@@ -35,6 +35,8 @@ pub enum Work {
     Settle { directory: PathBuf },
     /// Whether there is something of this name.
     Exists { path: PathBuf },
+    /// Bytes of a file; 0 when there is none.
+    Size { path: PathBuf },
     /// Remove a file, or a directory with everything in it; nothing is fine.
     Remove { path: PathBuf },
     /// Make a directory, with its parents.
@@ -99,6 +101,7 @@ pub fn run(work: Work) -> Result<()> {
     match work {
         Work::Settle { directory } => print(&files::settle(&directory)?),
         Work::Exists { path } => print(&path.exists()),
+        Work::Size { path } => print(&std::fs::metadata(&path).map_or(0, |found| found.len())),
         Work::Remove { path } => print(&files::remove(&path)?),
         Work::MakeDirectory { path } => {
             print(&std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?)
