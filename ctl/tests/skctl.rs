@@ -31,7 +31,7 @@ struct OnlyConnect(Reporter);
 impl Commands for OnlyConnect {
     async fn call(self: std::sync::Arc<Self>, command: Order) -> Result<Reply, Refusal> {
         match command {
-            Order::Connect => Ok(Reply::Done),
+            Order::Connect { .. } => Ok(Reply::Done),
             other => Err(Refusal {
                 kind: RefusalKind::WrongRole,
                 message: format!("cannot carry out {other:?}: this node is stopped"),

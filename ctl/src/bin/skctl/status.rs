@@ -173,6 +173,7 @@ mod tests {
             last_sequence: Some(u64::MAX),
             acknowledged_sequence: None,
             queue_depth: Some(3),
+            copy: None,
             latency: Some(Latencies {
                 local: latency.clone(),
                 wire: latency.clone(),
