@@ -126,7 +126,7 @@ fn a_secondary_that_is_promoted_while_it_welcomes_a_primary_turns_that_away_and_
         (after.standing, after.generation),
         (before.standing, before.generation)
     );
-    assert_eq!(status(&pair, "a").in_sync, false);
+    assert!(!status(&pair, "a").in_sync);
     // Neither believes in a session that was never there: the pair begins again without a full copy.
     pair.command("b", Command::Demote).unwrap();
     pair.command("b", Command::BecomeSecondary).unwrap();
