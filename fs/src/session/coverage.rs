@@ -15,14 +15,20 @@
 //! its extended attributes are applied on the primary alone, because the target may refuse what the primary does
 //! not.
 //!
+//! **A tracked copy** begins with what the dirty map names instead of with nothing: names of directories that the map
+//! does not speak of are clean, its marked names are stale, and of an inode only what is marked is left. The target can
+//! be told of any inode by its names as long as those are clean, up to one that it was told of.
+//!
 //! **Claims.** What the driver is about to read and send it claims first: names, whole inodes, ranges of files. The
 //! claim is granted once no operation under way touches it; later ones are held back until it is released. So what
 //! is read is what the target gets, and order needs no numbers.
 
 use super::names::Names;
 use super::pending::{Slot, entries};
+use crate::dirty::{Content, Extents, Plan, changed_extents};
 use crate::operation::{FileHandle, InodeId, Name, Operation, RenameMode, Victim};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -53,13 +59,22 @@ pub struct Brought {
     pub finished: Vec<InodeId>,
 }
 
+/// What is left of an inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// All of it: data is compared, attributes are sent.
+    Whole,
+    /// These extents of its data, and all attributes.
+    Part(Extents),
+}
+
 /// What is left to bring over, apart from the inodes that the driver has been told of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rest {
     /// Stale names by directory.
     pub stale: Vec<(InodeId, Vec<Name>)>,
-    /// Inodes that the target has and that are not finished.
-    pub unfinished: Vec<InodeId>,
+    /// Inodes that the target has, or can be told of, and that are not finished.
+    pub unfinished: Vec<(InodeId, Left)>,
     /// A directory is being listed, or a claim is held.
     pub busy: bool,
 }
@@ -108,7 +123,11 @@ pub(super) struct Coverage {
     directories: HashMap<InodeId, Listing>,
     /// Directories with a name in their `stale` set.
     with_stale: BTreeSet<InodeId>,
-    unfinished: HashSet<InodeId>,
+    unfinished: HashMap<InodeId, Left>,
+    /// A tracked copy: names are clean where nothing says that they are stale. The extent's size in bytes.
+    trusts: Option<NonZeroU64>,
+    /// In a tracked copy: directories whose names are stale until they were listed.
+    unlisted: HashSet<InodeId>,
     claims: BTreeMap<ClaimId, Claim>,
     claimed_names: HashSet<(InodeId, Name)>,
     claimed_inodes: HashSet<InodeId>,
@@ -119,9 +138,48 @@ impl Coverage {
     /// Nothing but the roots, which every target has.
     pub(super) fn new(roots: impl Iterator<Item = InodeId>) -> Self {
         Coverage {
-            unfinished: roots.collect(),
+            unfinished: roots.map(|root| (root, Left::Whole)).collect(),
             ..Coverage::default()
         }
+    }
+
+    /// Everything but what the map names.
+    pub(super) fn tracked(plan: &Plan, extent_bytes: NonZeroU64) -> Self {
+        let mut coverage = Coverage {
+            trusts: Some(extent_bytes),
+            ..Coverage::default()
+        };
+        for directory in plan.additions.iter().copied() {
+            coverage.unlisted.insert(directory);
+        }
+        for (directory, names) in &plan.names {
+            if coverage.unlisted.contains(directory) {
+                continue;
+            }
+            let stale = names.clone();
+            coverage.directories.insert(*directory, Listing::Done { stale });
+            coverage.with_stale.insert(*directory);
+        }
+        for (inode, node) in &plan.nodes {
+            match &node.content {
+                Content::Extents(extents) if !extents.is_empty() || node.attributes => {
+                    coverage.unfinished.insert(*inode, Left::Part(extents.clone()));
+                }
+                Content::Extents(_) => {}
+                Content::Whole => {
+                    coverage.unfinished.insert(*inode, Left::Whole);
+                    coverage.unlisted.insert(*inode);
+                    // Its marked names are among those that are listed.
+                    coverage.directories.remove(inode);
+                    coverage.with_stale.remove(inode);
+                }
+                // It is found by its name, which is marked.
+                Content::Fresh => {
+                    coverage.unlisted.insert(*inode);
+                }
+            }
+        }
+        coverage
     }
 
     /// True while a claim holds the operation back.
@@ -152,16 +210,20 @@ impl Coverage {
 
     /// Where an operation goes that nothing holds back.
     pub(super) fn route(&self, operation: &Operation, names: &Names) -> Route {
-        let bound = |inode: &InodeId| names.is_bound(*inode) && !names.is_local(*inode);
+        let bound = |inode: &InodeId| self.can_be_told(*inode, names);
         let ship = |holds: bool| if holds { Route::Ship } else { Route::Local };
         match operation {
-            Operation::Create(create) => ship(self.is_clean(create.parent, &create.name)),
+            Operation::Create(create) => {
+                ship(self.is_clean(create.parent, &create.name) && bound(&create.parent))
+            }
             Operation::Link {
                 inode, parent, name, ..
-            } => ship(self.is_clean(*parent, name) && bound(inode)),
-            Operation::Unlink(unlink) => {
-                ship(self.is_clean(unlink.parent, &unlink.name) && self.may_remove(unlink.victim))
-            }
+            } => ship(self.is_clean(*parent, name) && bound(parent) && bound(inode)),
+            Operation::Unlink(unlink) => ship(
+                self.is_clean(unlink.parent, &unlink.name)
+                    && bound(&unlink.parent)
+                    && self.may_remove(unlink.victim),
+            ),
             Operation::Rename(rename) => {
                 let clean = self.is_clean(rename.source_parent, &rename.source_name)
                     && self.is_clean(rename.target_parent, &rename.target_name);
@@ -172,13 +234,14 @@ impl Coverage {
                         victim.inode == rename.moved || self.may_remove(victim)
                     }
                 };
-                ship(clean && victim && bound(&rename.moved))
+                let parents = bound(&rename.source_parent) && bound(&rename.target_parent);
+                ship(clean && parents && victim && bound(&rename.moved))
             }
             Operation::Write { inode, .. }
             | Operation::SetAttributes { inode, .. }
             | Operation::Fallocate { inode, .. } => ship(bound(inode)),
             Operation::SetXattr { inode, .. } | Operation::RemoveXattr { inode, .. } => {
-                ship(bound(inode) && !self.unfinished.contains(inode))
+                ship(bound(inode) && !self.unfinished.contains_key(inode))
             }
             Operation::CopyRange { target, .. } if bound(target) => Route::ByReadAndWrite,
             Operation::CopyRange { .. }
@@ -198,17 +261,35 @@ impl Coverage {
         }
     }
 
-    /// A name operation is numbered and stays on this node.
+    /// An operation is numbered and stays on this node.
     pub(super) fn kept_here(&mut self, operation: &Operation) {
         for (directory, name) in entries(operation) {
             self.spoil(directory, name);
+        }
+        let Some(extent_bytes) = self.trusts else {
+            return;
+        };
+        if let Operation::Create(create) = operation {
+            // Nothing of it is known to the target; its name is stale.
+            self.unlisted.insert(create.inode);
+        }
+        for (inode, extents) in changed_extents(operation, extent_bytes) {
+            match self.unfinished.entry(inode).or_insert_with(|| Left::Part(Extents::default())) {
+                Left::Whole => {}
+                Left::Part(part) => part.unite(&extents),
+            }
         }
     }
 
     /// The target may have something else under this name.
     fn spoil(&mut self, directory: InodeId, name: Name) {
         match self.directories.get_mut(&directory) {
-            None => return,
+            None if self.trusts.is_none() || self.unlisted.contains(&directory) => return,
+            None => {
+                let stale = BTreeSet::from([name]);
+                self.directories.insert(directory, Listing::Done { stale });
+                self.with_stale.insert(directory);
+            }
             Some(Listing::Going { changed }) => {
                 changed.insert(name);
             }
@@ -218,7 +299,15 @@ impl Coverage {
             }
         }
         // Its mtime has changed here, and not there.
-        self.unfinished.insert(directory);
+        self.attributes_left(directory);
+    }
+
+    fn attributes_left(&mut self, inode: InodeId) {
+        let nothing = || match self.trusts {
+            Some(_) => Left::Part(Extents::default()),
+            None => Left::Whole,
+        };
+        self.unfinished.entry(inode).or_insert_with(nothing);
     }
 
     /// The directory's names are about to be read on both sides. `under_way` are the operations that may still
@@ -234,7 +323,8 @@ impl Coverage {
         let here = |entry: (InodeId, Name)| (entry.0 == directory).then_some(entry.1);
         let changed = under_way.flat_map(entries).filter_map(here).collect();
         self.directories.insert(directory, Listing::Going { changed });
-        self.unfinished.insert(directory);
+        self.unlisted.remove(&directory);
+        self.attributes_left(directory);
         true
     }
 
@@ -318,7 +408,7 @@ impl Coverage {
             }
             let same: HashSet<&Name> = brought.names.iter().collect();
             // Its mtime there is that of the copy.
-            self.unfinished.insert(directory);
+            self.attributes_left(directory);
             for name in names {
                 if same.contains(&name) {
                     self.clean(directory, &name);
@@ -327,8 +417,12 @@ impl Coverage {
                 }
             }
         }
-        self.unfinished
-            .extend(brought.bound.iter().map(|(inode, _)| *inode));
+        for (inode, _) in &brought.bound {
+            self.unfinished.insert(*inode, Left::Whole);
+            if self.trusts.is_some() && !self.directories.contains_key(inode) {
+                self.unlisted.insert(*inode);
+            }
+        }
         for inode in &brought.finished {
             self.unfinished.remove(inode);
         }
@@ -347,7 +441,8 @@ impl Coverage {
 
     /// What is left, at most `most` names and `most` inodes. What has lost its last name meanwhile is dropped.
     pub(super) fn rest(&mut self, names: &Names, most: usize) -> Rest {
-        self.unfinished.retain(|inode| !names.is_gone(*inode));
+        self.unfinished.retain(|inode, _| !names.is_gone(*inode));
+        self.unlisted.retain(|inode| !names.is_gone(*inode));
         let gone: Vec<InodeId> = self
             .with_stale
             .iter()
@@ -375,7 +470,12 @@ impl Coverage {
         };
         Rest {
             stale,
-            unfinished: self.unfinished.iter().copied().take(most).collect(),
+            unfinished: self
+                .unfinished
+                .iter()
+                .take(most)
+                .map(|(inode, left)| (*inode, left.clone()))
+                .collect(),
             busy: !self.claims.is_empty() || self.directories.iter().any(listing),
         }
     }
@@ -398,8 +498,34 @@ impl Coverage {
     fn is_clean(&self, directory: InodeId, name: &Name) -> bool {
         match self.directories.get(&directory) {
             Some(Listing::Done { stale }) => !stale.contains(name),
-            Some(Listing::Going { .. }) | None => false,
+            Some(Listing::Going { .. }) => false,
+            None => self.trusts.is_some() && !self.unlisted.contains(&directory),
         }
+    }
+
+    /// Whether the target knows which inode this is, or can be told by names that are the same there.
+    fn can_be_told(&self, inode: InodeId, names: &Names) -> bool {
+        if names.is_local(inode) {
+            return false;
+        }
+        let mut next = inode;
+        // The bound ends the walk should two refused renames ever have left a circle.
+        for _ in 0..=names.len() {
+            if names.is_bound(next) {
+                return true;
+            }
+            if self.trusts.is_none() {
+                return false;
+            }
+            let Some((parent, name)) = names.place_of(next) else {
+                return false;
+            };
+            if !self.is_clean(parent, &name) {
+                return false;
+            }
+            next = parent;
+        }
+        false
     }
 
     /// Whether the target ends up the same when it takes this name away. A file with further names here might have
@@ -412,7 +538,11 @@ impl Coverage {
             Some(Listing::Done { stale }) => stale.is_empty(),
             Some(Listing::Going { .. }) => false,
             // A directory that was not listed yet is unfinished.
-            None => !self.unfinished.contains(&victim.inode),
+            None => match self.unfinished.get(&victim.inode) {
+                None => !self.unlisted.contains(&victim.inode),
+                Some(Left::Part(_)) => self.trusts.is_some() && !self.unlisted.contains(&victim.inode),
+                Some(Left::Whole) => false,
+            },
         }
     }
 }

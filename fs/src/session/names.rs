@@ -21,6 +21,7 @@ const DYING: u8 = 4;
 const LOCAL: u8 = 8;
 const ROOT: u8 = 16;
 const PINNED: u8 = 32;
+const MARKED: u8 = 64;
 
 /// The table; see the module.
 #[derive(Debug)]
@@ -251,6 +252,38 @@ impl Names {
         entry.flags |= PINNED;
     }
 
+    /// The dirty map speaks of this inode: it keeps its entry, and so its number, until [`Names::let_go`] or the loss
+    /// of its last name. True when it was not kept before.
+    pub fn keep(&mut self, inode: InodeId) -> bool {
+        let entry = self.entries.entry(inode).or_insert_with(|| Entry {
+            flags: FORGOTTEN,
+            ..Entry::default()
+        });
+        let is_new = entry.flags & (MARKED | ROOT) == 0;
+        entry.flags |= MARKED;
+        is_new
+    }
+
+    /// The dirty map does not speak of this inode any more.
+    pub fn let_go(&mut self, inode: InodeId) {
+        if let Some(entry) = self.entries.get_mut(&inode)
+            && entry.flags & MARKED != 0
+        {
+            entry.flags &= !MARKED;
+            self.drop_unneeded(inode);
+        }
+    }
+
+    /// The directory and name of an inode after every operation numbered so far, if one is known.
+    pub fn place_of(&self, inode: InodeId) -> Option<(InodeId, Name)> {
+        let entry = self.entries.get(&inode)?;
+        if entry.parent == NOWHERE {
+            return None;
+        }
+        // What is in the table came in as a name.
+        Name::new(&entry.name).ok().map(|name| (entry.parent, name))
+    }
+
     /// The secondary was told of an inode by the copy.
     pub fn set_bound(&mut self, inode: InodeId) {
         if let Some(entry) = self.entries.get_mut(&inode) {
@@ -400,7 +433,7 @@ impl Names {
             && let Some(entry) = self.entries.get_mut(&inode)
         {
             // The kernel never hears of it, so it will not forget it either.
-            entry.flags = (entry.flags & !(BOUND | PINNED)) | FORGOTTEN;
+            entry.flags = (entry.flags & !(BOUND | PINNED | MARKED)) | FORGOTTEN;
             self.peer_handles.remove(&inode);
             self.drop_unneeded(inode);
         }
@@ -533,7 +566,7 @@ impl Names {
             let needed = entry.flags & FORGOTTEN == 0
                 || entry.flags & ROOT != 0
                 // Of an inode without a name nothing is left to bring over.
-                || entry.flags & (PINNED | LOCAL) == PINNED
+                || (entry.flags & (PINNED | MARKED) != 0 && entry.flags & LOCAL == 0)
                 || entry.children > 0
                 || self.busy.contains_key(&next);
             if needed {

@@ -24,6 +24,7 @@ mod interface;
 mod local;
 mod parting;
 mod remote;
+mod tracking;
 
 use super::coverage::{Coverage, Route};
 use super::lanes::Lanes;
@@ -35,10 +36,12 @@ use super::pending::{Half, InKernel, Pending, Stage, Submitted, entries};
 pub use super::pending::{Slot, Ticket, is_broken_disk};
 use super::repair::Settling;
 use super::stream::{Sent, Stream};
+use crate::dirty::DirtyMap;
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::wire::message::{SessionId, ToSecondary};
 use copying::Joining;
 use ending::Ending;
+use tracking::Tracking;
 pub use interface::{Action, Event, Phase, Settings};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -102,6 +105,7 @@ pub struct Primary {
     settling: Vec<Settling>,
     /// While copying.
     coverage: Option<Coverage>,
+    tracking: Tracking,
     joining: Joining,
     /// It parts from a copy: what a note would say stands in the record already.
     noted_before: bool,
@@ -139,6 +143,7 @@ impl Primary {
             parked: Parked::default(),
             settling: Vec::new(),
             coverage: None,
+            tracking: Tracking::new(DirtyMap::new(settings.extent_bytes)),
             joining: Joining::No,
             noted_before: false,
             ready: VecDeque::new(),
@@ -256,10 +261,15 @@ impl Primary {
             }
             Event::ReadFailed { ticket, errno } => self.read_failed(ticket, errno, actions),
             Event::Connected { session, welcome } => self.connected(session, welcome, awake, actions),
-            Event::CopyBegun { session } => {
-                self.copy_begun(session, awake, actions);
+            Event::CopyBegun { session, tracked } => {
+                self.copy_begun(session, tracked, awake, actions);
                 self.take_waiting(awake, actions);
             }
+            Event::Identified(found) => self.identified(found),
+            Event::Marked { seq } => self.marked(seq),
+            Event::Untracked { reason } => self.untracked(reason, actions),
+            Event::CheckpointNoted => self.checkpoint_noted(awake, actions),
+            Event::CheckpointNotNoted => self.checkpoint_not_noted(awake),
             Event::ListingBegun { directory } => self.begin_listing(directory),
             Event::ListingEnded { directory } => self.end_listing(directory),
             Event::Claim { claim, scope } => self.claim(claim, scope, awake, actions),
@@ -393,13 +403,20 @@ impl Primary {
         }
         self.last_slot = Slot(self.last_slot.0 + 1);
         let slot = self.last_slot;
+        let mark = match self.is_in_sync() {
+            true => None,
+            false => self.track(&submitted.operation, shipped, actions),
+        };
         let change = self.names.number(&submitted.operation);
         self.cover(&submitted.operation, shipped);
         self.names.hold(&touched);
         let is_sync = submitted.operation.is_sync();
-        let gates = u32::from(shipped && !is_sync);
+        let gates = u32::from(shipped && !is_sync) + u32::from(mark.is_some());
         if self.lanes.admit(slot, &submitted.operation, gates) {
             self.ready.push_back(slot);
+        }
+        if let Some(seq) = mark {
+            self.wait_for_mark(slot, seq);
         }
         let stage = match (is_sync, shipped) {
             (true, true) => Stage::Both {
@@ -447,6 +464,9 @@ impl Primary {
     }
 
     fn ship(&mut self, sent: Sent, operation: Operation, now: Duration, actions: &mut Vec<Action>) {
+        if self.is_in_sync() {
+            self.note_shipped(&operation, now);
+        }
         let (number, introduced) = self.stream.number(sent, now);
         actions.push(Action::Send(ToSecondary::Operation {
             number,
@@ -511,6 +531,9 @@ impl Primary {
         }
         self.names.release(&pending.touched);
         self.ending.finished(slot);
+        if result.is_ok() {
+            self.checkpoint_ended(slot, actions);
+        }
         self.ended_for_claims(slot, self.clock, actions);
         self.answer(&pending.submitted, result, actions);
     }
@@ -588,6 +611,7 @@ impl Primary {
                     self.lose(LossKind::Unrepaired, detail, actions);
                     return;
                 }
+                self.check_checkpoint(now, actions);
                 if now >= self.liveness.ping_due(self.stream.oldest()) {
                     let nonce = self.liveness.ping(now, self.stream.last());
                     let confirmed = self.stream.confirmed();
@@ -614,7 +638,8 @@ impl Primary {
         let peer = match self.state {
             State::InSync { .. } | State::Copying { .. } => {
                 let ping = Some(self.liveness.ping_due(self.stream.oldest()));
-                [ping, self.stalled_at(), self.repair_due(), self.claim_due()]
+                let checkpoint = self.checkpoint_due();
+                [ping, self.stalled_at(), self.repair_due(), self.claim_due(), checkpoint]
                     .into_iter()
                     .flatten()
                     .min()

@@ -36,7 +36,13 @@ pub(super) enum Joining {
 impl Primary {
     /// The connection is made and the secondary has noted "inconsistent": the copy begins. A primary that is not
     /// alone closes it again.
-    pub(super) fn copy_begun(&mut self, session: SessionId, now: Duration, actions: &mut Vec<Action>) {
+    pub(super) fn copy_begun(
+        &mut self,
+        session: SessionId,
+        tracked: bool,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
         let loss = match &self.state {
             State::Alone { loss } if self.ending == Ending::No => loss.clone(),
             _ => {
@@ -50,7 +56,11 @@ impl Primary {
         self.prefix = Default::default();
         self.forget_later.clear();
         self.names.unbind_all();
-        self.coverage = Some(Coverage::new((0..self.settings.directories).map(InodeId::root)));
+        let roots = (0..self.settings.directories).map(InodeId::root);
+        self.coverage = Some(match self.copy_plan() {
+            Some((plan, ..)) if tracked => Coverage::tracked(&plan, self.settings.extent_bytes),
+            Some(_) | None => Coverage::new(roots),
+        });
         self.liveness.connected(now);
     }
 
@@ -209,6 +219,7 @@ impl Primary {
 
     fn part_after_join(&mut self, actions: &mut Vec<Action>) {
         self.joining = Joining::No;
+        self.part_map();
         if let State::Parting { loss, .. } = &self.state {
             actions.push(Action::NoteAlone(loss.clone()));
         }
@@ -225,6 +236,7 @@ impl Primary {
     pub(super) fn completed(&mut self, actions: &mut Vec<Action>) {
         if matches!(self.joining, Joining::Telling { .. }) {
             self.joining = Joining::No;
+            self.map_joined();
             actions.push(Action::InSync);
         }
     }
@@ -237,6 +249,7 @@ impl Primary {
         let loss = loss.clone();
         self.state = State::Parting { loss, linked: false };
         self.end_coverage();
+        self.part_map();
         // `drive` goes on as after a note.
         self.noted_before = true;
         actions.push(Action::CopyFailed(Loss { kind, detail }));

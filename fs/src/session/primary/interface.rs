@@ -1,13 +1,15 @@
 //! What goes into a primary and what comes out.
 
 use crate::config::OnPeerLoss;
-use crate::operation::{Applied, Errno, InodeId, Name, Operation, Outcome};
+use crate::dirty::{MarkSeq, Record};
+use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Operation, Outcome};
 use crate::session::coverage::{Brought, ClaimId, Scope};
 use crate::session::loss::Loss;
 use crate::session::pending::{Slot, Ticket};
 #[cfg(doc)]
 use crate::session::primary::Primary;
 use crate::wire::message::{Generation, Rejection, SessionId, ToPrimary, ToSecondary, Welcome};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// What a primary is told by its configuration.
@@ -19,6 +21,10 @@ pub struct Settings {
     pub local_stall: Duration,
     /// As in `config::Config`.
     pub on_peer_loss: OnPeerLoss,
+    /// As in `config::Config`.
+    pub checkpoint_interval: Duration,
+    /// As in `config::Config`.
+    pub extent_bytes: NonZeroU64,
     /// How many directories are replicated: their roots are known from the start.
     pub directories: usize,
 }
@@ -58,7 +64,25 @@ pub enum Event {
     CopyBegun {
         /// The session in the `Hello`.
         session: SessionId,
+        /// Only what the dirty map names is brought over: everything else is equal.
+        tracked: bool,
     },
+    /// The secondary told these handles of inodes, which it knows by their numbers from now on.
+    Identified(Vec<(InodeId, FileHandle)>),
+    /// All records up to this one, of those that [`Action::Mark`] gave, are on disk.
+    Marked {
+        /// The last of them.
+        seq: MarkSeq,
+    },
+    /// Records cannot be written; that the dirty map is not complete is written down instead.
+    Untracked {
+        /// Why.
+        reason: String,
+    },
+    /// What [`Action::NoteCheckpoint`] asked for is on disk.
+    CheckpointNoted,
+    /// It cannot be written.
+    CheckpointNotNoted,
     /// While copying: the names of this directory, which the target was told of, are about to be read on both sides.
     ListingBegun {
         /// Which.
@@ -149,6 +173,22 @@ pub enum Action {
     /// Send this on the present connection; drop it when there is none. A `Bind`'s handle is empty
     /// ([`crate::session::names::unfilled_handle`]): the driver puts in the store's.
     Send(ToSecondary),
+    /// Write these records of the dirty map down durably, after all earlier ones, then say [`Event::Marked`] or
+    /// [`Event::Untracked`]. As many as have come may go in one transaction.
+    Mark {
+        /// To be given back; each is one more than the last.
+        seq: MarkSeq,
+        /// What to write.
+        records: Vec<Record>,
+    },
+    /// What differs is not known any more; the next copy compares everything.
+    TrackingLost {
+        /// Why.
+        reason: String,
+    },
+    /// Both nodes have a checkpoint on disk. Count it in the record, then say [`Event::CheckpointNoted`] or
+    /// [`Event::CheckpointNotNoted`].
+    NoteCheckpoint,
     /// Run this on a worker, then say [`Event::LocalDone`].
     Apply {
         /// To be given back.
@@ -209,7 +249,8 @@ pub enum Action {
     },
     /// The secondary is lost; writes wait for a decision, unless [`Action::NoteAlone`] follows.
     PeerLost(Loss),
-    /// Write down durably a new generation and that the peer lacks data, then say [`Event::Noted`].
+    /// Write down durably the dirty map ([`Primary::copy_plan`]), then a new generation and that the peer lacks data,
+    /// then say [`Event::Noted`].
     NoteAlone(Loss),
     /// Writes are answered without the secondary from here on.
     WentAlone(Loss),

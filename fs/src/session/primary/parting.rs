@@ -88,6 +88,7 @@ impl Primary {
             Joining::Noting { part } => *part = true,
             Joining::No | Joining::Telling { .. } => {
                 self.joining = Joining::No;
+                self.part_map();
                 actions.push(Action::NoteAlone(loss));
             }
         }

@@ -24,6 +24,7 @@ impl Primary {
     ) {
         if matches!(self.state, State::NoSession) {
             self.state = State::InSync { session };
+            self.begin_map();
             self.liveness.connected(now);
             actions.push(Action::InSync);
             self.take_waiting(now, actions);

@@ -1,0 +1,328 @@
+//! What the secondary may lack: marks of what goes on in sync, dropped by checkpoints; marks that are on disk before
+//! the change is, while this node is alone; and what a copy begins with.
+//!
+//! In sync every shipped operation is entered in the map's current epoch. Every `checkpoint_interval`, if anything was
+//! shipped, a checkpoint is numbered, which ends that epoch; once both nodes have it on disk and this one has noted
+//! so, the epoch goes and the secondary is told ([`ToSecondary::Covered`]). At a parting all that is left is what the
+//! secondary may lack.
+//!
+//! Alone, and while copying, an operation waits in the lanes until the records that it needs are durable. Records go
+//! to the driver in order ([`Action::Mark`]); it writes as many at a time as have come ([`Event::Marked`]).
+
+use super::{Action, Primary, State};
+use crate::dirty::{DirtyMap, EpochId, MarkSeq, Place, Plan};
+use crate::operation::{FileHandle, InodeId, Number, Operation};
+use crate::session::pending::{Slot, Submitted};
+use crate::wire::message::ToSecondary;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// The dirty map and what the session keeps beside it.
+#[derive(Debug)]
+pub(super) struct Tracking {
+    pub(super) map: DirtyMap,
+    /// The map was cut loose: nothing is tracked and the next copy is whole. Why.
+    pub(super) lost: Option<String>,
+    /// Operations that wait for records to be durable.
+    marking: BTreeMap<MarkSeq, Vec<Slot>>,
+    /// How the secondary finds inodes that the map speaks of, as it told while in sync.
+    pub(super) peers: HashMap<InodeId, FileHandle>,
+    /// Names were moved on the secondary since the parting: places do not identify any more.
+    pub(super) names_moved: bool,
+    checkpoint: Checkpoint,
+    /// Inodes that keep their entry for the present epoch.
+    kept: Vec<InodeId>,
+    /// And for those that end with a checkpoint that is under way.
+    kept_sealed: Vec<InodeId>,
+}
+
+/// The periodic checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Checkpoint {
+    /// Nothing was changed since the last one.
+    Idle,
+    /// Something was.
+    Due(Duration),
+    /// It is under way.
+    Running { slot: Slot, number: Number, epoch: EpochId },
+    /// Both nodes have everything on disk; that is being written down here.
+    Noting { number: Number, epoch: EpochId },
+}
+
+impl Tracking {
+    pub(super) fn new(map: DirtyMap) -> Self {
+        Tracking {
+            map,
+            lost: None,
+            marking: BTreeMap::new(),
+            peers: HashMap::new(),
+            names_moved: false,
+            checkpoint: Checkpoint::Idle,
+            kept: Vec::new(),
+            kept_sealed: Vec::new(),
+        }
+    }
+}
+
+impl Primary {
+    /// An operation is about to be shipped in sync.
+    pub(super) fn note_shipped(&mut self, operation: &Operation, now: Duration) {
+        if operation.is_sync() || matches!(operation, Operation::Bind { .. }) {
+            return;
+        }
+        self.tracking.map.apply(operation);
+        for inode in operation.touched().iter() {
+            if self.names.keep(*inode) {
+                self.tracking.kept.push(*inode);
+            }
+        }
+        if self.tracking.checkpoint == Checkpoint::Idle {
+            self.tracking.checkpoint = Checkpoint::Due(now + self.settings.checkpoint_interval);
+        }
+    }
+
+    /// An operation is about to be numbered while this node's copy alone is whole. What it must wait for.
+    pub(super) fn track(
+        &mut self,
+        operation: &Operation,
+        shipped: bool,
+        actions: &mut Vec<Action>,
+    ) -> Option<MarkSeq> {
+        if operation.is_sync() || self.tracking.lost.is_some() || self.changes_only_local(operation) {
+            return None;
+        }
+        let names = &self.names;
+        let place_of = |inode: InodeId| names.place_of(inode).map(|(parent, name)| Place { parent, name });
+        let tracked = self.tracking.map.track(operation, shipped, &place_of);
+        for inode in operation.touched().iter() {
+            self.names.keep(*inode);
+        }
+        if !tracked.records.is_empty() {
+            actions.push(Action::Mark {
+                seq: tracked.seq,
+                records: tracked.records,
+            });
+        }
+        tracked.wait
+    }
+
+    /// It changes nothing but an inode that has no name any more.
+    fn changes_only_local(&self, operation: &Operation) -> bool {
+        let changed = match operation {
+            Operation::Write { inode, .. }
+            | Operation::SetAttributes { inode, .. }
+            | Operation::Fallocate { inode, .. }
+            | Operation::SetXattr { inode, .. }
+            | Operation::RemoveXattr { inode, .. } => *inode,
+            Operation::CopyRange { target, .. } => *target,
+            Operation::Bind { .. }
+            | Operation::Create(_)
+            | Operation::Link { .. }
+            | Operation::Unlink(_)
+            | Operation::Rename(_)
+            | Operation::Sync { .. }
+            | Operation::Checkpoint => return false,
+        };
+        self.names.is_local(changed)
+    }
+
+    pub(super) fn wait_for_mark(&mut self, slot: Slot, seq: MarkSeq) {
+        self.tracking.marking.entry(seq).or_default().push(slot);
+    }
+
+    /// All records up to `seq` are on disk.
+    pub(super) fn marked(&mut self, seq: MarkSeq) {
+        self.tracking.map.durable(seq);
+        let later = match self.tracking.marking.keys().find(|waits| **waits > seq).copied() {
+            Some(first) => self.tracking.marking.split_off(&first),
+            None => BTreeMap::new(),
+        };
+        for slot in std::mem::replace(&mut self.tracking.marking, later).into_values().flatten() {
+            if self.lanes.open(slot) {
+                self.ready.push_back(slot);
+            }
+        }
+    }
+
+    /// Records cannot be written. That the map is not complete is on disk: nothing waits for it any more, and the next
+    /// copy compares everything.
+    pub(super) fn untracked(&mut self, reason: String, actions: &mut Vec<Action>) {
+        if self.tracking.lost.is_some() {
+            return;
+        }
+        self.tracking.lost = Some(reason.clone());
+        for slot in std::mem::take(&mut self.tracking.marking).into_values().flatten() {
+            if self.lanes.open(slot) {
+                self.ready.push_back(slot);
+            }
+        }
+        self.tracking.map.forget_all();
+        actions.push(Action::TrackingLost { reason });
+    }
+
+    /// The secondary is lost: whatever it may lack is what the next copy begins with. Also after a copy's end.
+    pub(super) fn part_map(&mut self) {
+        self.tracking.checkpoint = Checkpoint::Idle;
+        let names = &self.names;
+        let place_of = |inode: InodeId| names.place_of(inode).map(|(parent, name)| Place { parent, name });
+        self.tracking.map.part(&place_of);
+        for inode in self.tracking.map.plan().nodes.keys() {
+            if let Some(handle) = self.names.peer_handle(*inode) {
+                self.tracking.peers.insert(*inode, handle.clone());
+            }
+        }
+        // They stay until the map is empty again.
+        self.tracking.kept.clear();
+        self.tracking.kept_sealed.clear();
+    }
+
+    /// Both copies are the same from this moment on.
+    pub(super) fn begin_map(&mut self) {
+        let marked: Vec<InodeId> = self.tracking.map.plan().nodes.keys().copied().collect();
+        self.tracking = Tracking::new(DirtyMap::new(self.settings.extent_bytes));
+        for inode in marked {
+            self.names.let_go(inode);
+        }
+    }
+
+    /// The secondary has noted that its copy is up-to-date: what it lacked before is there and on disk on both nodes.
+    /// What was shipped since goes on being marked until a checkpoint covers it.
+    pub(super) fn map_joined(&mut self) {
+        let before: Vec<InodeId> = self.tracking.map.plan().nodes.keys().copied().collect();
+        self.tracking.map.joined();
+        self.tracking.lost = None;
+        self.tracking.peers = HashMap::new();
+        self.tracking.names_moved = false;
+        for inode in before {
+            if self.tracking.map.is_marked(inode) {
+                self.tracking.kept.push(inode);
+            } else {
+                self.names.let_go(inode);
+            }
+        }
+    }
+
+    /// What a copy begins with, and how the secondary finds the inodes in it; none if everything must be compared.
+    pub fn copy_plan(&self) -> Option<(Plan, HashMap<InodeId, FileHandle>, bool)> {
+        if self.tracking.lost.is_some() || self.tracking.map.is_everything() {
+            return None;
+        }
+        Some((
+            self.tracking.map.plan().clone(),
+            self.tracking.peers.clone(),
+            self.tracking.names_moved,
+        ))
+    }
+
+    /// How much the map names: inodes, bytes; none when everything must be compared.
+    pub fn tracked(&self) -> Option<(u64, u64)> {
+        if self.tracking.lost.is_some() || self.tracking.map.is_everything() {
+            return None;
+        }
+        Some(self.tracking.map.size())
+    }
+
+    /// A map that was kept on disk. The inodes in it are known under these numbers from now on.
+    pub fn restore_map(&mut self, map: DirtyMap, peers: HashMap<InodeId, FileHandle>, names_moved: bool) {
+        for inode in map.plan().nodes.keys() {
+            self.names.keep(*inode);
+        }
+        for inode in map.plan().names.keys().chain(map.plan().additions.iter()) {
+            self.names.keep(*inode);
+        }
+        self.tracking = Tracking::new(map);
+        self.tracking.peers = peers;
+        self.tracking.names_moved = names_moved;
+    }
+
+    /// What differs is not known: the next copy compares everything.
+    pub fn lose_map(&mut self, reason: String) {
+        self.tracking.lost = Some(reason);
+        self.tracking.map.forget_all();
+    }
+
+    /// The secondary told its handles of inodes before a copy changes names there.
+    pub(super) fn identified(&mut self, found: Vec<(InodeId, FileHandle)>) {
+        for (inode, handle) in found {
+            self.names.set_bound(inode);
+            self.names.learn_peer_handle(inode, handle.clone());
+            self.tracking.peers.insert(inode, handle);
+        }
+    }
+
+    pub(super) fn checkpoint_due(&self) -> Option<Duration> {
+        match self.tracking.checkpoint {
+            Checkpoint::Due(due) if self.may_checkpoint() => Some(due),
+            Checkpoint::Idle | Checkpoint::Due(_) | Checkpoint::Running { .. } | Checkpoint::Noting { .. } => None,
+        }
+    }
+
+    fn may_checkpoint(&self) -> bool {
+        matches!(self.state, State::InSync { .. })
+            && self.joining == super::Joining::No
+            && self.ending == super::Ending::No
+    }
+
+    /// Numbers a checkpoint if one is due.
+    pub(super) fn check_checkpoint(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.checkpoint_due().is_none_or(|due| now < due) {
+            return;
+        }
+        let epoch = self.tracking.map.seal();
+        let mut kept = std::mem::take(&mut self.tracking.kept);
+        self.tracking.kept_sealed.append(&mut kept);
+        let checkpoint = Submitted {
+            ticket: None,
+            operation: Operation::Checkpoint,
+            again: false,
+        };
+        self.number(checkpoint, now, actions);
+        self.tracking.checkpoint = Checkpoint::Running {
+            slot: self.last_slot,
+            number: self.stream.last(),
+            epoch,
+        };
+    }
+
+    /// An operation ended well.
+    pub(super) fn checkpoint_ended(&mut self, slot: Slot, actions: &mut Vec<Action>) {
+        if let Checkpoint::Running { slot: running, number, epoch } = self.tracking.checkpoint
+            && running == slot
+        {
+            self.tracking.checkpoint = Checkpoint::Noting { number, epoch };
+            actions.push(Action::NoteCheckpoint);
+        }
+    }
+
+    /// That both nodes have everything on disk is written down here.
+    pub(super) fn checkpoint_noted(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let Checkpoint::Noting { number, epoch } = self.tracking.checkpoint else {
+            return;
+        };
+        self.tracking.map.covered(epoch);
+        let mut still = Vec::new();
+        for inode in std::mem::take(&mut self.tracking.kept_sealed) {
+            if self.tracking.map.is_marked(inode) {
+                still.push(inode);
+            } else {
+                self.names.let_go(inode);
+            }
+        }
+        self.tracking.kept.append(&mut still);
+        self.tracking.checkpoint = if self.tracking.map.is_empty() {
+            Checkpoint::Idle
+        } else {
+            Checkpoint::Due(now + self.settings.checkpoint_interval)
+        };
+        if self.is_in_sync() {
+            actions.push(Action::Send(ToSecondary::Covered { number }));
+        }
+    }
+
+    /// That cannot be written down: the marks stay until a later one can.
+    pub(super) fn checkpoint_not_noted(&mut self, now: Duration) {
+        if let Checkpoint::Noting { .. } = self.tracking.checkpoint {
+            self.tracking.checkpoint = Checkpoint::Due(now + self.settings.checkpoint_interval);
+        }
+    }
+}
