@@ -5,8 +5,15 @@
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
+
+/// Smallest and largest extent of the dirty map, and the usual one.
+const EXTENT_BYTES_MIN: u64 = 4 << 10;
+const EXTENT_BYTES_MAX: u64 = 8 << 20;
+/// The extent of the dirty map unless the configuration says otherwise.
+pub const EXTENT_BYTES_DEFAULT: NonZeroU64 = NonZeroU64::new(64 << 10).unwrap();
 
 /// Everything one `skfs` process needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +38,13 @@ pub struct Config {
     /// Longest time without progress on the primary's own disk, and of an `fsync` on either side.
     #[serde(default = "local_stall", with = "humantime_serde")]
     pub local_stall: Duration,
+    /// Time between checkpoints of both copies while something is written. What was changed since the last one is
+    /// compared again after a power failure.
+    #[serde(default = "checkpoint", with = "humantime_serde")]
+    pub checkpoint: Duration,
+    /// Bytes of a file that are marked, and later copied back, as one: a power of two from 4096 to 8388608.
+    #[serde(default = "extent_bytes")]
+    pub extent_bytes: NonZeroU64,
     /// The other node.
     pub peer: Peer,
     /// Certificates, as `skctl cluster init` writes them.
@@ -116,6 +130,14 @@ fn local_stall() -> Duration {
     Duration::from_secs(30)
 }
 
+fn checkpoint() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn extent_bytes() -> NonZeroU64 {
+    EXTENT_BYTES_DEFAULT
+}
+
 /// Why a configuration cannot be used. Each message names the key and what it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -192,6 +214,15 @@ impl Config {
             if stall < Duration::from_millis(100) || stall > Duration::from_secs(3600) {
                 return Err(value(key, format!("{stall:?} is not between 100ms and 1h")));
             }
+        }
+        if self.checkpoint < Duration::from_millis(100) || self.checkpoint > Duration::from_secs(3600) {
+            let problem = format!("{:?} is not between 100ms and 1h", self.checkpoint);
+            return Err(value("checkpoint", problem));
+        }
+        let extent = self.extent_bytes.get();
+        if !extent.is_power_of_two() || !(EXTENT_BYTES_MIN..=EXTENT_BYTES_MAX).contains(&extent) {
+            let problem = format!("{extent} is not a power of two from {EXTENT_BYTES_MIN} to {EXTENT_BYTES_MAX}");
+            return Err(value("extent_bytes", problem));
         }
         for replicate in &self.replicate {
             check_directory(&replicate.dir)?;

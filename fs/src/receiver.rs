@@ -21,6 +21,7 @@ use crate::wire::message::{
 };
 use anyhow::Context;
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,10 +32,12 @@ use tracing::{debug, info, warn};
 mod bulk;
 mod meeting;
 mod notes;
+mod tracked;
 mod work;
 
 use meeting::Candidate;
 pub use meeting::reject;
+use tracked::Tracked;
 use work::Work;
 
 /// The secondary's side of a module. Clones share it.
@@ -72,8 +75,10 @@ struct Inner {
     before: Option<Record>,
     /// Free space below each directory, for the next pong.
     rooms: Vec<Room>,
-    /// The primary's backing handles, by which later versions find renamed inodes again.
+    /// The primary's backing handles, by which it finds renamed inodes again after a promotion of this node.
     peer_handles: HashMap<InodeId, FileHandle>,
+    /// What the primary may lack if this node is promoted.
+    tracked: Tracked,
 }
 
 struct Present {
@@ -114,6 +119,7 @@ impl Receiver {
         reporter: Reporter,
         runtime: Handle,
         executor: Executor,
+        extent_bytes: NonZeroU64,
     ) -> Self {
         let inner = Inner {
             secondary,
@@ -124,6 +130,7 @@ impl Receiver {
             before: None,
             rooms: Vec::new(),
             peer_handles: HashMap::new(),
+            tracked: Tracked::new(extent_bytes),
         };
         let shared = Shared {
             inner: Mutex::new(inner),
@@ -262,12 +269,14 @@ impl Shared {
                     break;
                 }
                 match &message {
-                    ToSecondary::Operation { operation, .. } => {
+                    ToSecondary::Operation { number, operation, .. } => {
                         inner.before = None;
                         if let Operation::Bind { inode, handle, .. } = operation {
                             inner.peer_handles.insert(*inode, handle.clone());
                         }
+                        inner.tracked.take(*number, operation);
                     }
+                    ToSecondary::Covered { number } => inner.tracked.covered(*number),
                     ToSecondary::Hello(_)
                     | ToSecondary::Ping { .. }
                     | ToSecondary::Forget(_)
@@ -366,6 +375,7 @@ impl Shared {
                     .unwrap_or_default();
                 inner.before.get_or_insert_with(|| self.keeper.current());
                 inner.peer_handles.clear();
+                inner.tracked.begin();
                 self.store.forget_all();
                 self.note("note that a session is open", move |shared| {
                     shared.take_over(&tops)?;
@@ -385,6 +395,7 @@ impl Shared {
                 let generation = pending.and_then(|candidate| candidate.generation);
                 inner.before = None;
                 inner.peer_handles.clear();
+                inner.tracked.begin();
                 self.store.forget_all();
                 self.note("note that this copy is mixed", move |shared| {
                     let generation = generation.context("the primary has no generation")?;

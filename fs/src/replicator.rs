@@ -8,6 +8,7 @@ use crate::admission;
 use crate::backing::Store;
 use crate::clock;
 use crate::config::{Config, OnPeerLoss};
+use crate::dirty::store::MapStore;
 use crate::control::command::{Refusal, RefusalKind};
 use crate::control::event::{Reporter, What};
 use crate::control::status::{Latencies, Standing};
@@ -35,10 +36,12 @@ use tracing::{debug, info, warn};
 
 mod connection;
 mod copy;
+mod marks;
 mod notes;
 mod report;
 mod work;
 
+use marks::Marks;
 use work::{Deferred, Runs};
 
 /// What a replicator is made of.
@@ -53,6 +56,8 @@ pub struct Setup {
     pub reporter: Reporter,
     /// Whose blocking pool applies.
     pub runtime: Handle,
+    /// Where the dirty map is kept.
+    pub maps: Arc<MapStore>,
 }
 
 type ReplyTo = Box<dyn FnOnce(Result<Applied, Errno>) + Send>;
@@ -75,6 +80,8 @@ pub struct Replicator {
     /// The secondary has noted durably that its copy is outdated.
     peer_noted: AtomicBool,
     copies: copy::Copies,
+    maps: Arc<MapStore>,
+    marks: Arc<Marks>,
     /// Only one `connect` at a time.
     connecting: tokio::sync::Mutex<()>,
     local: Ring,
@@ -126,6 +133,8 @@ impl Replicator {
             peer_stall: setup.config.peer_stall,
             local_stall: setup.config.local_stall,
             on_peer_loss: setup.config.on_peer_loss,
+            checkpoint_interval: setup.config.checkpoint,
+            extent_bytes: setup.config.extent_bytes,
             directories: setup.store.directories(),
         };
         let primary = Primary::new(settings);
@@ -157,12 +166,16 @@ impl Replicator {
             over: watch::Sender::new(false),
             peer_noted: AtomicBool::new(false),
             copies: copy::Copies::default(),
+            maps: setup.maps,
+            marks: Arc::default(),
             connecting: tokio::sync::Mutex::new(()),
             local: Ring::default(),
             wire: Ring::default(),
             peer: Ring::default(),
         });
         replicator.runtime.spawn(timer(Arc::downgrade(&replicator)));
+        replicator.restore_map();
+        marks::start(&replicator);
         if alone {
             replicator.event(Event::GoAlone, Runs::Task);
         }
@@ -402,6 +415,12 @@ impl Replicator {
                 format!("{lost} operations were never answered and may be lost"),
             );
         }
+        self.set_over();
+    }
+
+    /// Nothing more is submitted or written.
+    fn set_over(&self) {
+        self.marks.end();
         self.over.send_replace(true);
     }
 
@@ -487,8 +506,21 @@ impl Replicator {
                     self.tell(Action::CopyFailed(loss));
                 }
                 Action::NoteVerify { reason } => deferred.push_back(Deferred::NoteVerify { reason }),
-                Action::NoteAlone(loss) => deferred.push_back(Deferred::NoteAlone(loss)),
-                Action::Ended { with_peer } => deferred.push_back(Deferred::NoteEnded { with_peer }),
+                Action::NoteAlone(loss) => {
+                    let saved = self.saved(&inner.primary);
+                    deferred.push_back(Deferred::NoteAlone(loss, saved));
+                }
+                Action::Ended { with_peer } => {
+                    let saved = self.saved(&inner.primary);
+                    deferred.push_back(Deferred::NoteEnded { with_peer, saved });
+                }
+                Action::Mark { seq, records } => {
+                    let saved = records
+                        .into_iter()
+                        .map(|record| self.saved_record(&inner.primary, record));
+                    self.marks.add(seq, saved);
+                }
+                Action::NoteCheckpoint => deferred.push_back(Deferred::NoteCheckpoint),
                 Action::Close { reason } => {
                     if let Some(out) = inner.out.take() {
                         warn!(%reason, "closing the connection to the secondary");
@@ -499,8 +531,12 @@ impl Replicator {
                     self.wire.record(round_trip.saturating_sub(peer));
                     self.peer.record(peer);
                 }
-                other @ (Action::InSync
-                | Action::ConnectionLost
+                Action::InSync => {
+                    deferred.push_back(Deferred::ClearMap);
+                    self.tell(Action::InSync);
+                }
+                other @ (Action::ConnectionLost
+                | Action::TrackingLost { .. }
                 | Action::Resumed { .. }
                 | Action::PeerLost(_)
                 | Action::WentAlone(_)

@@ -38,6 +38,7 @@ pub use acl::{Inherited, inherit};
 pub use blocks::{Segment, has_zero_page};
 pub use error::{BackingError, CopyFailure};
 pub use open::Access;
+pub use place::Above;
 pub use read::{Directory, Entry, Sought};
 pub use rustix::fs::{Stat, StatVfs};
 pub use store::{Found, Store};

@@ -48,6 +48,43 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Where a directory lies now: its replicated directory, the handle of the directory above, and its name there. None
+    /// for a replicated directory itself, and for what is no directory.
+    ///
+    /// # Errors
+    /// `ESTALE` when it is gone.
+    pub fn directory_place(&self, directory: InodeId) -> std::result::Result<Option<Above>, OurErrno> {
+        if self.is_root(directory) {
+            return Ok(None);
+        }
+        let opened = self.open(directory, Access::Path)?;
+        let status = opened.status()?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::Directory {
+            return Ok(None);
+        }
+        let parent = parent_of(&opened)?;
+        let name = name_of_directory(&opened, &status, &parent)?;
+        let name = Name::new(&name).map_err(|_| Errno::INVAL)?;
+        Ok(Some(Above {
+            root: self.root_of(directory)?,
+            handle: parent.handle()?,
+            name,
+        }))
+    }
+}
+
+/// Where a directory lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Above {
+    /// Index of the replicated directory.
+    pub root: usize,
+    /// The directory above.
+    pub handle: FileHandle,
+    /// The name there.
+    pub name: Name,
+}
+
 /// The directory whose names are brought over.
 struct Goal<'a> {
     store: &'a Store,

@@ -1,11 +1,14 @@
 //! What the primary writes into the record of this node's copy.
 
 use super::*;
+use crate::dirty::store::Saved;
 
 impl Replicator {
-    /// A new generation, unless this node is on one of its own already.
-    pub(super) fn note_alone(&self, loss: &Loss) -> Event {
-        let generation = match Generation::random() {
+    /// A new generation, unless this node is on one of its own already; before it, what the secondary lacks.
+    pub(super) fn note_alone(&self, loss: &Loss, saved: Option<Saved>) -> Event {
+        let before = self.keeper.current();
+        let own = before.generation.filter(|_| before.peer_lacks_data);
+        let generation = match own.map_or_else(Generation::random, Ok) {
             Ok(generation) => generation,
             Err(error) => {
                 return Event::NoteFailed {
@@ -13,9 +16,11 @@ impl Replicator {
                 };
             }
         };
-        let noted = self
-            .keeper
-            .update(|record| record.part(generation, format!("goes on alone: {loss}")));
+        let tracked = self.save_map(saved, generation);
+        let noted = self.keeper.update(|record| {
+            record.part(generation, format!("goes on alone: {loss}"));
+            record.tracked = tracked;
+        });
         match noted {
             Ok(record) => Event::Noted {
                 generation: record.generation.unwrap_or(generation),
@@ -39,10 +44,31 @@ impl Replicator {
         }
     }
 
-    pub(super) fn note_ended(&self, with_peer: bool) {
-        let alone = self.keeper.current().peer_lacks_data;
+    /// Counts a checkpoint that both nodes have.
+    pub(super) fn note_checkpoint(&self) -> Event {
+        match self.keeper.update(|record| record.checkpoint += 1) {
+            Ok(_) => Event::CheckpointNoted,
+            Err(error) => {
+                let message = format!("a checkpoint could not be noted: {error}");
+                self.reporter.report(What::Warning, message);
+                Event::CheckpointNotNoted
+            }
+        }
+    }
+
+    pub(super) fn note_ended(&self, with_peer: bool, saved: Option<Saved>) {
+        let record = self.keeper.current();
+        let alone = record.peer_lacks_data;
+        // The exact map in place of the records, which are coarser.
+        let tracked = match record.generation {
+            Some(generation) if alone && record.tracked => self.save_map(saved, generation),
+            Some(_) | None => record.tracked,
+        };
         if (with_peer || alone)
-            && let Err(error) = self.keeper.update(|record| record.open = false)
+            && let Err(error) = self.keeper.update(|record| {
+                record.open = false;
+                record.tracked = tracked;
+            })
         {
             self.reporter.report(
                 What::Warning,
@@ -53,6 +79,6 @@ impl Replicator {
         if let Some(out) = self.lock().out.take() {
             out.close("the session has ended");
         }
-        self.over.send_replace(true);
+        self.set_over();
     }
 }

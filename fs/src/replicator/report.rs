@@ -37,6 +37,12 @@ impl Replicator {
                 },
                 format!("the copy to the secondary is over before its end ({loss})"),
             ),
+            Action::TrackingLost { reason } => (
+                What::Warning,
+                format!(
+                    "what the secondary lacks cannot be noted any more ({reason}); its next copy compares everything"
+                ),
+            ),
             Action::PeerNoted => {
                 self.peer_noted.store(true, Ordering::Release);
                 (

@@ -1,6 +1,7 @@
 //! What an event asks for beyond the lock: applying, checking, noting, replying; and which thread does it.
 
 use super::*;
+use crate::dirty::store::Saved;
 
 /// What is done after the lock is released, in this order.
 pub(super) enum Deferred {
@@ -21,12 +22,16 @@ pub(super) enum Deferred {
         to: ReplyTo,
         result: Result<Applied, Errno>,
     },
-    NoteAlone(Loss),
+    NoteAlone(Loss, Option<Saved>),
+    NoteCheckpoint,
+    /// The pair is in sync: no map is needed.
+    ClearMap,
     NoteVerify {
         reason: String,
     },
     NoteEnded {
         with_peer: bool,
+        saved: Option<Saved>,
     },
     NoteJoined,
 }
@@ -67,7 +72,9 @@ impl Replicator {
                 }
                 Deferred::Check { .. }
                 | Deferred::ReadBack { .. }
-                | Deferred::NoteAlone(_)
+                | Deferred::NoteAlone(..)
+                | Deferred::NoteCheckpoint
+                | Deferred::ClearMap
                 | Deferred::NoteVerify { .. }
                 | Deferred::NoteJoined
                 | Deferred::NoteEnded { .. } => std::mem::take(&mut may_block),
@@ -123,14 +130,19 @@ impl Replicator {
                 };
                 Event::ReadBack { slot, operations }
             }
-            Deferred::NoteAlone(loss) => self.note_alone(&loss),
+            Deferred::NoteAlone(loss, saved) => self.note_alone(&loss, saved),
+            Deferred::NoteCheckpoint => self.note_checkpoint(),
+            Deferred::ClearMap => {
+                self.clear_map();
+                return VecDeque::new();
+            }
             Deferred::NoteJoined => self.note_joined(),
             Deferred::NoteVerify { reason } => {
                 self.note_verify(&reason);
                 return VecDeque::new();
             }
-            Deferred::NoteEnded { with_peer } => {
-                self.note_ended(with_peer);
+            Deferred::NoteEnded { with_peer, saved } => {
+                self.note_ended(with_peer, saved);
                 return VecDeque::new();
             }
         };

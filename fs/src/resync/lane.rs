@@ -39,6 +39,9 @@ pub enum CopyError {
         /// Why.
         errno: Errno,
     },
+    /// What differs cannot be told apart for certain: everything must be compared.
+    #[error("what the dirty map names is not enough: {0}")]
+    NeedsWhole(String),
     /// A request is over its own limits.
     #[error("a request of the copy cannot be sent: {0}")]
     Unsendable(#[from] WireError),

@@ -9,18 +9,21 @@ use super::lane::{CopyError, Lane};
 use super::progress::{Orders, Progress, Step};
 use crate::backing::Store;
 use crate::operation::{FileHandle, InodeId, Name};
-use crate::session::coverage::{Brought, ClaimId, Rest, Scope};
+use crate::session::coverage::{Brought, ClaimId, Left, Rest, Scope};
 use board::{Board, Job, Unfinished, jobs_of};
 use files::{NODES_AT_A_TIME, kind_of, size_of};
 use names::NAMES_AT_A_TIME;
+pub use tracked::Known;
 use rustix::fs::FileType;
 use std::collections::HashSet;
+use std::num::NonZeroU64;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 mod board;
 mod files;
 mod names;
+mod tracked;
 
 /// Rounds over names that block each other; each round brings at least one over unless they change all the time.
 const ROUNDS_MAX: usize = 1000;
@@ -49,6 +52,15 @@ pub trait Session: Sync {
     fn is_bound(&self, inode: InodeId) -> bool;
     /// The inode has no name any more.
     fn is_gone(&self, inode: InodeId) -> bool;
+    /// In a tracked copy: the target has the same under this name.
+    fn is_clean(&self, directory: InodeId, name: &Name) -> bool;
+    /// The directory and name of an inode after every operation numbered so far, if one is known.
+    fn place_of(&self, inode: InodeId) -> Option<(InodeId, Name)>;
+    /// The target knows these inodes by their numbers from now on. How it finds them is durable when this returns.
+    ///
+    /// # Errors
+    /// [`CopyError::Over`], also when it cannot be written down.
+    fn identified(&self, found: Vec<(InodeId, FileHandle)>) -> Result<(), CopyError>;
     /// What is left.
     fn rest(&self) -> Rest;
     /// Everything is brought over: true if that is so, and the pair in sync from now on.
@@ -71,6 +83,10 @@ pub struct Source<'a> {
     pub binding: Mutex<HashSet<InodeId>>,
     /// Names brought over so far.
     pub placed: AtomicU64,
+    /// What a tracked copy begins with; none for a whole one.
+    pub known: Option<Known>,
+    /// The size of an extent of the dirty map, in bytes.
+    pub extent_bytes: NonZeroU64,
 }
 
 impl Source<'_> {
@@ -80,8 +96,16 @@ impl Source<'_> {
     /// [`CopyError`]; the target is mixed then.
     pub fn run(&self, lanes: &mut [Lane]) -> Result<(), CopyError> {
         let board = Board::default();
-        let roots = (0..self.store.directories()).map(InodeId::root);
-        board.lock().queue.extend(roots.map(Job::Directory));
+        match (&self.known, lanes.first_mut()) {
+            (Some(known), Some(lane)) => {
+                self.identify_known(lane, known)?;
+                self.begin_known(&board, lane, known)?;
+            }
+            (Some(_) | None, _) => {
+                let roots = (0..self.store.directories()).map(InodeId::root);
+                board.lock().queue.extend(roots.map(Job::Directory));
+            }
+        }
         let (mut rounds, mut placed) = (0, 0);
         loop {
             self.work_off(&board, lanes)?;
@@ -98,19 +122,32 @@ impl Source<'_> {
                         name: names[0].clone(),
                     });
                 }
-                let mut jobs = board.lock();
-                jobs.nodes = nodes;
+                let mut queue = Vec::new();
                 for (directory, names) in rest.stale {
+                    if !self.can_be_asked(lanes, directory)? {
+                        continue;
+                    }
                     let chunks = names.chunks(NAMES_AT_A_TIME);
                     let job = |names: &[Name]| Job::Names(directory, names.to_vec());
-                    jobs.queue.extend(chunks.map(job));
+                    queue.extend(chunks.map(job));
                 }
+                let mut jobs = board.lock();
+                jobs.nodes = nodes;
+                jobs.queue.extend(queue);
+            } else if let unlisted @ [_, ..] = &self.unlisted(lanes, &rest.unlisted)?[..] {
+                let mut jobs = board.lock();
+                jobs.nodes = nodes;
+                jobs.queue.extend(unlisted.iter().copied().map(Job::Directory));
             } else if !nodes.is_empty() {
                 self.progress.step(Step::Files);
                 board.lock().queue.extend(jobs_of(nodes));
             } else if !rest.unfinished.is_empty() {
                 self.progress.step(Step::Attributes);
-                self.finish_rest(&board, &rest.unfinished)?;
+                self.finish_rest(&board, lanes, rest.unfinished)?;
+            } else if let Some(directory) = rest.unlisted.first() {
+                return Err(CopyError::NeedsWhole(format!(
+                    "{directory}, which the secondary cannot be told of, may hold what it lacks"
+                )));
             } else if self.session.done() {
                 self.progress.step(Step::End);
                 return Ok(());
@@ -122,26 +159,66 @@ impl Source<'_> {
     }
 
     /// Directories get their attributes; anything else that is left is compared whole.
-    fn finish_rest(&self, board: &Board, unfinished: &[InodeId]) -> Result<(), CopyError> {
+    fn finish_rest(
+        &self,
+        board: &Board,
+        lanes: &mut [Lane],
+        unfinished: Vec<(InodeId, Left)>,
+    ) -> Result<(), CopyError> {
         let mut attributes = Vec::new();
         let mut nodes = Vec::new();
-        for inode in unfinished {
-            match self.status(*inode)? {
-                Some(status) if kind_of(&status) == FileType::RegularFile => nodes.push(Unfinished {
-                    inode: *inode,
-                    size: Some(size_of(&status)),
-                    new: false,
-                }),
+        let mut parts = Vec::new();
+        for (inode, left) in unfinished {
+            let is_there = !self.session.is_gone(inode) && self.status(inode)?.is_some();
+            if is_there && !self.can_be_asked(lanes, inode)? {
+                return Err(CopyError::NeedsWhole(format!(
+                    "{inode} has changed, and the secondary cannot be told which one it is"
+                )));
+            }
+            match (self.status(inode)?, left) {
+                (Some(status), Left::Whole) if kind_of(&status) == FileType::RegularFile => {
+                    nodes.push(Unfinished {
+                        inode,
+                        size: Some(size_of(&status)),
+                        new: false,
+                    });
+                }
+                (Some(status), Left::Part(extents))
+                    if kind_of(&status) == FileType::RegularFile && !extents.is_empty() =>
+                {
+                    parts.push(Job::Part(inode, extents));
+                }
                 // What is gone by now is told when it is claimed.
-                Some(_) | None => attributes.push(*inode),
+                (Some(_) | None, _) => attributes.push(inode),
             }
         }
         let mut jobs = board.lock();
+        jobs.queue.extend(parts);
         let chunks = attributes.chunks(NODES_AT_A_TIME);
         jobs.queue
             .extend(chunks.map(|some| Job::Attributes(some.to_vec())));
         jobs.queue.extend(jobs_of(nodes));
         Ok(())
+    }
+
+    /// Which of these are directories that can be listed.
+    fn unlisted(&self, lanes: &mut [Lane], inodes: &[InodeId]) -> Result<Vec<InodeId>, CopyError> {
+        let mut directories = Vec::new();
+        for inode in inodes {
+            let is_directory = |status| kind_of(&status) == FileType::Directory;
+            if self.status(*inode)?.is_some_and(is_directory) && self.can_be_asked(lanes, *inode)? {
+                directories.push(*inode);
+            }
+        }
+        Ok(directories)
+    }
+
+    /// The target knows the inode, or could be told of it just now.
+    fn can_be_asked(&self, lanes: &mut [Lane], inode: InodeId) -> Result<bool, CopyError> {
+        match (&self.known, lanes.first_mut()) {
+            (Some(_), Some(lane)) => self.tell(lane, inode),
+            (Some(_) | None, _) => Ok(true),
+        }
     }
 
     /// Runs jobs on all lanes until there is none.
@@ -175,7 +252,10 @@ impl Source<'_> {
             Job::Directory(directory) => self.directory(board, lane, directory),
             Job::Names(directory, names) => self.place(board, lane, directory, &names),
             Job::Nodes(nodes) => self.nodes(board, lane, &nodes),
+            Job::Additions(directory, marked) => self.additions(board, lane, directory, &marked),
             Job::Large(file) => self.large(board, lane, file),
+            Job::Part(inode, extents) => self.part(board, lane, inode, &extents),
+            Job::Ranges { file, ranges } => self.ranges(board, lane, &file, &ranges),
             Job::Piece { file, offset, length } => self.piece(board, lane, &file, offset, length),
             Job::Attributes(inodes) => {
                 self.wait(board, 0);

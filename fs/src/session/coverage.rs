@@ -43,8 +43,8 @@ pub struct Scope {
     pub names: Option<(InodeId, Vec<Name>)>,
     /// Inodes as a whole.
     pub inodes: Vec<InodeId>,
-    /// A range of a file's data, in bytes.
-    pub range: Option<(InodeId, Range<u64>)>,
+    /// Ranges of files' data, in bytes.
+    pub ranges: Vec<(InodeId, Range<u64>)>,
 }
 
 /// What the target has since the claim.
@@ -75,6 +75,8 @@ pub struct Rest {
     pub stale: Vec<(InodeId, Vec<Name>)>,
     /// Inodes that the target has, or can be told of, and that are not finished.
     pub unfinished: Vec<(InodeId, Left)>,
+    /// In a tracked copy: directories that may hold names that the target lacks, and were not listed.
+    pub unlisted: Vec<InodeId>,
     /// A directory is being listed, or a claim is held.
     pub busy: bool,
 }
@@ -82,7 +84,7 @@ pub struct Rest {
 impl Rest {
     /// Nothing is left.
     pub fn is_empty(&self) -> bool {
-        self.stale.is_empty() && self.unfinished.is_empty() && !self.busy
+        self.stale.is_empty() && self.unfinished.is_empty() && self.unlisted.is_empty() && !self.busy
     }
 }
 
@@ -357,7 +359,7 @@ impl Coverage {
             self.claimed_names.extend(claimed);
         }
         self.claimed_inodes.extend(&scope.inodes);
-        if let Some((inode, range)) = &scope.range {
+        for (inode, range) in &scope.ranges {
             let ranges = self.claimed_ranges.entry(*inode).or_default();
             ranges.push((id, range.clone()));
         }
@@ -394,12 +396,12 @@ impl Coverage {
         for inode in &claim.scope.inodes {
             self.claimed_inodes.remove(inode);
         }
-        if let Some((inode, _)) = &claim.scope.range
-            && let Some(ranges) = self.claimed_ranges.get_mut(inode)
-        {
-            ranges.retain(|(other, _)| *other != id);
-            if ranges.is_empty() {
-                self.claimed_ranges.remove(inode);
+        for (inode, _) in &claim.scope.ranges {
+            if let Some(ranges) = self.claimed_ranges.get_mut(inode) {
+                ranges.retain(|(other, _)| *other != id);
+                if ranges.is_empty() {
+                    self.claimed_ranges.remove(inode);
+                }
             }
         }
         if let Some((directory, names)) = claim.scope.names {
@@ -425,6 +427,8 @@ impl Coverage {
         }
         for inode in &brought.finished {
             self.unfinished.remove(inode);
+            // The driver lists directories before it gives them their attributes.
+            self.unlisted.remove(inode);
         }
         true
     }
@@ -434,8 +438,8 @@ impl Coverage {
         let scope = self.claims.get(&id).map(|claim| &claim.scope);
         scope.into_iter().flat_map(|scope| {
             let directory = scope.names.iter().map(|(directory, _)| *directory);
-            let file = scope.range.iter().map(|(inode, _)| *inode);
-            directory.chain(file).chain(scope.inodes.iter().copied())
+            let files = scope.ranges.iter().map(|(inode, _)| *inode);
+            directory.chain(files).chain(scope.inodes.iter().copied())
         })
     }
 
@@ -476,6 +480,7 @@ impl Coverage {
                 .take(most)
                 .map(|(inode, left)| (*inode, left.clone()))
                 .collect(),
+            unlisted: self.unlisted.iter().copied().take(most).collect(),
             busy: !self.claims.is_empty() || self.directories.iter().any(listing),
         }
     }
@@ -587,10 +592,9 @@ fn collides(operation: &Operation, scope: &Scope) -> bool {
         operation.is_name_operation() && entries(operation).into_iter().any(named)
     };
     let by_range = || {
-        let Some((inode, range)) = &scope.range else {
-            return false;
-        };
-        touched.contains(inode) && (reaches(operation, *inode, range) || operation.is_name_operation())
+        scope.ranges.iter().any(|(inode, range)| {
+            touched.contains(inode) && (reaches(operation, *inode, range) || operation.is_name_operation())
+        })
     };
     touched.iter().any(|inode| scope.inodes.contains(inode)) || by_name() || by_range()
 }

@@ -250,6 +250,7 @@ impl Secondary {
                     | ToSecondary::Ping { .. }
                     | ToSecondary::Forget(_)
                     | ToSecondary::Complete { .. }
+                    | ToSecondary::Covered { .. }
                     | ToSecondary::Part { .. } => {}
                 }
                 return;
@@ -304,6 +305,8 @@ impl Secondary {
                 "End while {} operations are unanswered",
                 session.unfinished.len()
             ))),
+            // The driver keeps the marks.
+            ToSecondary::Covered { .. } => Ok(()),
             ToSecondary::Complete { generation } => match &session.copying {
                 None => {
                     actions.push(Action::Send(ToPrimary::Completed));

@@ -98,6 +98,7 @@ impl Limits for ToSecondary {
                 reason,
             } => check_text(reason),
             ToSecondary::Complete { generation: _ } => Ok(()),
+            ToSecondary::Covered { number } => check_prefix(*number),
         }
     }
 }

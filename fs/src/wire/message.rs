@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file. A node refuses a peer of another version, naming both.
 ///
-/// History: 1, the first.
-pub const VERSION: u16 = 1;
+/// History: 1, the first; 2, checkpoints and tracked copies.
+pub const VERSION: u16 = 2;
 
 /// A session: one order of operations from one primary process to one secondary process. Random.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -59,6 +59,12 @@ pub enum ToSecondary {
     Complete {
         /// New, and the primary's as well.
         generation: Generation,
+    },
+    /// Both nodes have everything up to this checkpoint on disk, and the primary has noted so: what the secondary marked
+    /// before it is equal on both.
+    Covered {
+        /// The checkpoint's.
+        number: Number,
     },
 }
 
@@ -137,6 +143,11 @@ pub enum Start {
         base: Option<Generation>,
         /// A person has said that whatever the secondary holds may be overwritten.
         overwrite: bool,
+        /// Only what the primary's dirty map names is brought over: everything else of the copies must be equal.
+        tracked: bool,
+        /// How many checkpoints of both nodes the primary counted on `base`. A secondary that counted fewer is not
+        /// what it was.
+        checkpoints: u64,
     },
     /// The same two processes, over a new connection.
     Resume {

@@ -25,6 +25,8 @@ pub fn to_secondary() -> impl Strategy<Value = ToSecondary> {
         1 => vec(inode(), 0..20).prop_map(ToSecondary::Forget),
         1 => Just(ToSecondary::End),
         1 => (generation(), text()).prop_map(|(generation, reason)| ToSecondary::Part { generation, reason }),
+        1 => generation().prop_map(|generation| ToSecondary::Complete { generation }),
+        1 => prefix().prop_map(|number| ToSecondary::Covered { number }),
     ]
 }
 

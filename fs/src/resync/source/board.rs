@@ -2,8 +2,10 @@
 
 use super::super::lane::CopyError;
 use super::files::{BATCH_BYTES_MAX, NODES_AT_A_TIME, SMALL_BYTES_MAX};
+use crate::dirty::Extents;
 use crate::operation::{InodeId, Name};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +33,8 @@ pub(super) enum Job {
     Directory(InodeId),
     /// Bring these names over again.
     Names(InodeId, Vec<Name>),
+    /// Compare a directory's names; bring over those that only one side has, and these.
+    Additions(InodeId, BTreeSet<Name>),
     /// Small files, and nodes without data.
     Nodes(Vec<Unfinished>),
     /// The first step of a large file.
@@ -40,6 +44,13 @@ pub(super) enum Job {
         file: Arc<Large>,
         offset: u64,
         length: u64,
+    },
+    /// These extents of a file that the target has, and its attributes.
+    Part(InodeId, Extents),
+    /// Some of them.
+    Ranges {
+        file: Arc<Large>,
+        ranges: Vec<Range<u64>>,
     },
     /// Nothing but attributes.
     Attributes(Vec<InodeId>),

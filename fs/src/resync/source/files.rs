@@ -4,6 +4,7 @@ use super::super::lane::{CopyError, Lane};
 use super::Source;
 use super::board::{Board, Job, Large, Unfinished};
 use crate::backing::{Segment, Stat, has_zero_page};
+use crate::dirty::Extents;
 use crate::operation::{Errno, InodeId};
 use crate::session::coverage::{Brought, Scope};
 use crate::wire::bulk::{BLOCK_BYTES, BLOCKS_MAX, Block, DATA_BYTES_MAX, Sum, ToSource, ToTarget};
@@ -25,6 +26,8 @@ pub(super) const BATCH_BYTES_MAX: u64 = 1 << 20;
 const GROWN_BYTES_MAX: u64 = 4 * SMALL_BYTES_MAX;
 /// Of a large file so much is held, and sent, at a time.
 const STEP_BYTES: u64 = DATA_BYTES_MAX as u64;
+/// Ranges of one file that are held together.
+const RANGES_AT_A_TIME: usize = 64;
 /// Large files are shared out in pieces of this size.
 const PIECE_BYTES: u64 = 16 << 20;
 
@@ -358,6 +361,142 @@ impl Source<'_> {
         Ok(())
     }
 
+    /// A file that the target has but for these extents.
+    pub(super) fn part(
+        &self,
+        board: &Board,
+        lane: &mut Lane,
+        inode: InodeId,
+        extents: &Extents,
+    ) -> Result<(), CopyError> {
+        self.progress.current(self.store.path(inode));
+        // Its size first, as for any file that the target had; and it waits for what was applied here only.
+        self.hold_and_send_attributes(lane, &[inode], false)?;
+        let size = self.status(inode)?.map_or(0, |status| size_of(&status));
+        let mut batches = vec![Vec::new()];
+        let mut bytes = 0;
+        for range in extents.byte_ranges(self.extent_bytes, size) {
+            let mut at = range.start;
+            while at < range.end {
+                let end = range.end.min((at / STEP_BYTES + 1) * STEP_BYTES);
+                let full = bytes + (end - at) > STEP_BYTES;
+                match batches.last_mut() {
+                    Some(batch) if !full && batch.len() < RANGES_AT_A_TIME => {
+                        batch.push(at..end);
+                        bytes += end - at;
+                    }
+                    Some(_) | None => {
+                        batches.push(vec![at..end]);
+                        bytes = end - at;
+                    }
+                }
+                at = end;
+            }
+        }
+        let file = Arc::new(Large {
+            inode,
+            new: false,
+            pieces_left: AtomicUsize::new(batches.len()),
+        });
+        let mut jobs = board.lock();
+        for ranges in batches.into_iter().rev() {
+            let file = file.clone();
+            jobs.queue.push_front(Job::Ranges { file, ranges });
+        }
+        drop(jobs);
+        board.changed.notify_all();
+        Ok(())
+    }
+
+    pub(super) fn ranges(
+        &self,
+        board: &Board,
+        lane: &mut Lane,
+        file: &Large,
+        ranges: &[Range<u64>],
+    ) -> Result<(), CopyError> {
+        self.wait(board, ranges.iter().map(|range| range.end - range.start).sum());
+        if !ranges.is_empty() {
+            self.held_ranges(lane, file, ranges)?;
+        }
+        if file.pieces_left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.hold_and_send_attributes(lane, &[file.inode], true)?;
+            self.progress.finished(1);
+        }
+        Ok(())
+    }
+
+    /// Ranges of a file that the target has, compared at once and held together.
+    fn held_ranges(&self, lane: &mut Lane, file: &Large, ranges: &[Range<u64>]) -> Result<(), CopyError> {
+        let inode = file.inode;
+        let mut blocks = Vec::new();
+        let mut differing = Vec::new();
+        for range in ranges {
+            let segments = self.segments(inode, range.start, range.end - range.start)?;
+            let mut all = segments.iter().all(|segment| segment.is_data);
+            for segment in segments.iter().filter(|segment| segment.is_data) {
+                all &= self.sums(inode, segment, &mut blocks)?;
+            }
+            if !all {
+                differing.push(range.clone());
+            }
+        }
+        let compared = self.compare(lane, &blocks)?;
+        let equal: HashSet<(u64, u64)> = compared
+            .iter()
+            .filter(|(_, equal)| *equal)
+            .map(|(block, _)| (block.offset, u64::from(block.length)))
+            .collect();
+        for (block, _) in compared.iter().filter(|(_, equal)| !*equal) {
+            let holds = |range: &&Range<u64>| range.contains(&block.offset);
+            let range = ranges.iter().find(holds).cloned().unwrap_or(block.offset..block.offset);
+            if !differing.contains(&range) {
+                differing.push(range);
+            }
+        }
+        let unchanged: u64 = ranges
+            .iter()
+            .filter(|range| !differing.contains(range))
+            .map(|range| range.end - range.start)
+            .sum();
+        self.progress.skipped(unchanged);
+        if differing.is_empty() {
+            return Ok(());
+        }
+        // To the end of the last block, which a hole takes as a whole.
+        let whole_blocks = |range: &Range<u64>| range.start..range.end.next_multiple_of(BLOCK_BYTES);
+        let scope = Scope {
+            ranges: differing.iter().map(|range| (inode, whole_blocks(range))).collect(),
+            ..Scope::default()
+        };
+        let (claim, gone) = self.session.claim(scope)?;
+        let mut sent = Sent::default();
+        let result = if gone.contains(&inode) {
+            Ok(())
+        } else {
+            let node = Unfinished {
+                inode,
+                size: None,
+                new: false,
+            };
+            let mut requests = Vec::new();
+            let wanted = |at, length| !equal.contains(&(at, length));
+            differing
+                .iter()
+                .map(whole_blocks)
+                .try_for_each(|range| {
+                    let length = range.end - range.start;
+                    self.data_of(&node, range.start, length, wanted, &mut requests, &mut sent)
+                })
+                .and_then(|()| lane.write(&requests))
+        };
+        self.session.release(claim, Brought::default());
+        result?;
+        self.progress.sent(sent.data);
+        self.progress.skipped(sent.skipped);
+        Ok(())
+    }
+
     /// One held range of a large file. False when the file is gone.
     fn step(&self, lane: &mut Lane, file: &Large, offset: u64, length: u64) -> Result<bool, CopyError> {
         let inode = file.inode;
@@ -390,7 +529,7 @@ impl Source<'_> {
         // To the end of the last block, which a hole takes as a whole.
         let length = (offset + length).next_multiple_of(BLOCK_BYTES) - offset;
         let scope = Scope {
-            range: Some((inode, offset..offset + length)),
+            ranges: vec![(inode, offset..offset + length)],
             ..Scope::default()
         };
         let (claim, gone) = self.session.claim(scope)?;
@@ -435,7 +574,13 @@ impl Source<'_> {
             .copied()
             .filter(|inode| !gone.contains(inode))
             .collect();
-        let requests: Result<Vec<_>, _> = there.iter().map(|inode| self.attributes_of(*inode)).collect();
+        // What the map of an earlier process speaks of may have gone before it was read.
+        let alive = |inode: &&InodeId| !matches!(self.status(**inode), Ok(None));
+        let requests: Result<Vec<_>, _> = there
+            .iter()
+            .filter(alive)
+            .map(|inode| self.attributes_of(*inode))
+            .collect();
         let result = requests.and_then(|requests| lane.write(&requests));
         let mut brought = Brought::default();
         if finished && result.is_ok() {

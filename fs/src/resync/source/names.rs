@@ -45,7 +45,7 @@ impl Source<'_> {
         Ok(())
     }
 
-    fn names_here(&self, directory: InodeId, names: &mut BTreeSet<Name>) -> Result<(), CopyError> {
+    pub(super) fn names_here(&self, directory: InodeId, names: &mut BTreeSet<Name>) -> Result<(), CopyError> {
         let listing = match self.store.open_directory(directory) {
             Ok(listing) => listing,
             Err(errno) if is_gone(errno) => return Ok(()),
@@ -199,7 +199,18 @@ impl Source<'_> {
             return Ok(None);
         };
         drop(binding);
-        let kind = match kind_of(&found.status) {
+        let kind = self.kind(inode, &found.status)?;
+        Ok(Some(Node {
+            inode,
+            known,
+            kind,
+            handle: found.handle.clone(),
+        }))
+    }
+
+    /// What an inode is.
+    pub(super) fn kind(&self, inode: InodeId, status: &Stat) -> Result<NodeKind, CopyError> {
+        Ok(match kind_of(status) {
             FileType::RegularFile => NodeKind::File,
             FileType::Directory => NodeKind::Directory,
             FileType::Symlink => {
@@ -208,16 +219,10 @@ impl Source<'_> {
             }
             FileType::Fifo => NodeKind::Fifo,
             FileType::Socket => NodeKind::Socket,
-            FileType::CharacterDevice => NodeKind::CharacterDevice(found.status.st_rdev),
-            FileType::BlockDevice => NodeKind::BlockDevice(found.status.st_rdev),
+            FileType::CharacterDevice => NodeKind::CharacterDevice(status.st_rdev),
+            FileType::BlockDevice => NodeKind::BlockDevice(status.st_rdev),
             FileType::Unknown => return Err(read("tell the type of", inode)(System::INVAL.into())),
-        };
-        Ok(Some(Node {
-            inode,
-            known,
-            kind,
-            handle: found.handle.clone(),
-        }))
+        })
     }
 
     /// Locked while it is asked whether an inode is bound, and after it was noted to be: so nobody misses both.

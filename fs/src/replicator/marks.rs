@@ -1,0 +1,232 @@
+//! The dirty map on disk: written by one thread, so that records of operations that come together share a flush.
+//!
+//! ```text
+//!   numbering (under the lock)         marks thread                    lanes
+//!   Action::Mark ---> queue  ------->  one transaction for all  -----> Event::Marked opens their gates
+//! ```
+
+use super::*;
+use crate::dirty::store::{MapStore, MapStoreError, Saved, SavedNode, SavedRecord};
+use crate::dirty::{Content, DirtyMap, MarkSeq, Place, Record};
+use std::collections::BTreeSet;
+use std::sync::{Condvar, Weak};
+
+/// What the marks thread and those who number share.
+#[derive(Default)]
+pub(super) struct Marks {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    records: Vec<SavedRecord>,
+    last: Option<MarkSeq>,
+    over: bool,
+}
+
+impl Marks {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Values are moved in and out whole.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Under the lock of the session, so that the order is that of the numbers.
+    pub(super) fn add(&self, seq: MarkSeq, records: impl IntoIterator<Item = SavedRecord>) {
+        let mut queue = self.lock();
+        queue.records.extend(records);
+        queue.last = Some(seq);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn end(&self) {
+        self.lock().over = true;
+        self.changed.notify_one();
+    }
+
+    /// All that has come, waiting for some; none when it is over.
+    fn take(&self) -> Option<(Vec<SavedRecord>, MarkSeq)> {
+        let mut queue = self.lock();
+        loop {
+            if queue.over {
+                return None;
+            }
+            if let Some(last) = queue.last.take() {
+                return Some((std::mem::take(&mut queue.records), last));
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Starts the thread that writes what comes until the replicator is over.
+pub(super) fn start(replicator: &Arc<Replicator>) {
+    let (weak, marks, maps) = (Arc::downgrade(replicator), replicator.marks.clone(), replicator.maps.clone());
+    let started = std::thread::Builder::new()
+        .name("marks".into())
+        .spawn(move || write(&weak, &marks, &maps));
+    if let Err(error) = started {
+        let event = replicator.note_untracked(format!("cannot start a thread: {error}"));
+        replicator.event(event, Runs::Task);
+    }
+}
+
+fn write(replicator: &Weak<Replicator>, marks: &Marks, maps: &MapStore) {
+    while let Some((records, last)) = marks.take() {
+        let Some(replicator) = replicator.upgrade() else {
+            return;
+        };
+        let generation = replicator.keeper.current().generation;
+        let written = match generation {
+            Some(generation) => maps.add(generation, &records).map_err(|error| error.to_string()),
+            None => Err("this node has no generation".to_owned()),
+        };
+        let event = match written {
+            Ok(()) => Event::Marked { seq: last },
+            Err(reason) => replicator.note_untracked(reason),
+        };
+        replicator.event(event, Runs::Worker);
+    }
+}
+
+impl Replicator {
+    /// That the dirty map is not complete is on disk when this returns [`Event::Untracked`].
+    fn note_untracked(&self, reason: String) -> Event {
+        let noted = self.keeper.update(|record| record.tracked = false);
+        match noted {
+            Ok(_) => Event::Untracked { reason },
+            // Nothing waits for it any more: not to answer would lose the writes for certain. The record goes on
+            // saying "tracked", so the map is made unusable where that can still be done.
+            Err(error) => {
+                let message = format!("the dirty map cannot be written ({reason}), nor that it is incomplete ({error})");
+                self.reporter.report(What::Warning, message.clone());
+                Event::NoteFailed { reason: message }
+            }
+        }
+    }
+
+    /// The record of one mark as it goes to disk. Under the lock.
+    pub(super) fn saved_record(&self, primary: &Primary, record: Record) -> SavedRecord {
+        match record {
+            Record::Node { inode, place } => {
+                let (root, handle) = self.store.place(inode).map_or((0, None), |(root, handle)| (root, Some(handle)));
+                SavedRecord::Node {
+                    inode,
+                    root: root as u32,
+                    handle,
+                    peer_handle: primary.peer_of(inode),
+                    place,
+                }
+            }
+            other => SavedRecord::of(other),
+        }
+    }
+
+    /// What the secondary lacks, to be kept under a generation that is not known yet; none when that is not known.
+    /// Under the lock.
+    pub(super) fn saved(&self, primary: &Primary) -> Option<Saved> {
+        let (plan, peers, names_moved) = primary.copy_plan()?;
+        let mut nodes = HashMap::with_capacity(plan.nodes.len());
+        for (inode, marks) in plan.nodes {
+            // What has gone has no name either, and the name that it had is marked.
+            let Some((root, handle)) = self.store.place(inode) else {
+                continue;
+            };
+            let node = SavedNode {
+                root: root as u32,
+                handle,
+                peer_handle: peers.get(&inode).cloned(),
+                place: marks.place,
+                content: marks.content,
+                attributes: marks.attributes,
+            };
+            nodes.insert(inode, node);
+        }
+        Some(Saved {
+            generation: Generation([0; 16]),
+            names_moved,
+            peer_checkpoint: self.keeper.current().checkpoint,
+            everything: false,
+            nodes,
+            names: plan.names,
+            additions: plan.additions,
+        })
+    }
+
+    /// Keeps the map under `generation`. False when there is none or it cannot be kept: the next copy is whole.
+    pub(super) fn save_map(&self, saved: Option<Saved>, generation: Generation) -> bool {
+        let Some(saved) = saved else {
+            return false;
+        };
+        match self.maps.replace(&Saved { generation, ..saved }) {
+            Ok(()) => true,
+            Err(error) => {
+                let message = format!("{error}; the next copy to the secondary compares everything");
+                self.reporter.report(What::Warning, message);
+                false
+            }
+        }
+    }
+
+    pub(super) fn clear_map(&self) {
+        if let Err(error) = self.maps.clear() {
+            // It is of another generation and so of no effect.
+            debug!(%error, "the dirty map of the time alone is not removed");
+        }
+    }
+
+    /// What the record and the map on disk say of the secondary. Before anything is submitted.
+    pub(super) fn restore_map(&self) {
+        let record = self.keeper.current();
+        let mut inner = self.lock();
+        if !record.peer_lacks_data {
+            // Nothing was written alone. What a session left unfinished is not known any more.
+            if record.open || record.generation.is_none() {
+                inner.primary.lose_map("no session has ended cleanly".into());
+            }
+            return;
+        }
+        let loaded = match self.maps.load() {
+            _ if !record.tracked => Err("it was not complete".to_owned()),
+            Ok(Some(saved)) if Some(saved.generation) != record.generation => {
+                Err("the one on disk is of another time alone".to_owned())
+            }
+            Ok(Some(saved)) if saved.everything => Err("it says that everything may differ".to_owned()),
+            Ok(Some(saved)) => Ok(saved),
+            Ok(None) => Err("there is none on disk".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        match loaded {
+            Ok(saved) => self.restore(&mut inner, saved),
+            Err(why) => {
+                info!(%why, "no dirty map: the next copy compares everything");
+                inner.primary.lose_map(why);
+            }
+        }
+    }
+
+    fn restore(&self, inner: &mut Inner, saved: Saved) {
+        let mut numbers = HashMap::new();
+        let mut saved = saved;
+        for (old, node) in &saved.nodes {
+            let is_root = (1..=self.store.directories() as u64).contains(&old.0);
+            let new = if is_root { *old } else { self.store.next_inode() };
+            numbers.insert(*old, new);
+            if !is_root {
+                self.store.learn(new, node.root as usize, node.handle.clone());
+                inner.lingering.insert((node.root as usize, node.handle.clone()), new);
+            }
+        }
+        let mut peers = HashMap::new();
+        for (old, node) in &saved.nodes {
+            if let (Some(new), Some(handle)) = (numbers.get(old), &node.peer_handle) {
+                peers.insert(*new, handle.clone());
+            }
+        }
+        let names_moved = saved.names_moved;
+        let saved = saved.renumber(|old| numbers.get(&old).copied().unwrap_or(old));
+        let map = saved.into_map(self.config.extent_bytes);
+        info!(nodes = map.plan().nodes.len(), "the dirty map is read");
+        inner.primary.restore_map(map, peers, names_moved);
+    }
+}
