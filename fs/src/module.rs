@@ -12,7 +12,8 @@ mod status;
 use crate::backing::Store;
 use crate::config::Config;
 use crate::control::command::{Command, Refusal, RefusalKind, Reply};
-use crate::control::event::{Event, Reporter};
+use crate::control::event::{Event, Reporter, What};
+use crate::dirty::store::MapStore;
 use crate::control::server::Commands;
 use crate::control::status::{State, SubState};
 use crate::fuse::Mounted;
@@ -63,6 +64,7 @@ pub struct Module {
     /// The same mounts for those who must not wait for a change of role.
     shown: std::sync::Mutex<Vec<Shown>>,
     keeper: Arc<Keeper>,
+    maps: Arc<MapStore>,
     reporter: Reporter,
     endpoint: Endpoint,
     runtime: Handle,
@@ -77,6 +79,8 @@ impl Module {
     /// Opens the directories, clears what a killed predecessor left, covers them, and listens for the peer.
     pub async fn start(config: Config) -> anyhow::Result<Arc<Self>> {
         let keeper = Arc::new(Keeper::open(&config.state, &config.module)?);
+        let reporter = Reporter::default();
+        let maps = Arc::new(open_maps(&config, &reporter)?);
         let directories = tokio::task::block_in_place(|| Directories::open(&config))?;
         let endpoint = Endpoint::bind(&config).context("cannot begin to listen for the peer")?;
         let module = Arc::new(Module {
@@ -86,7 +90,8 @@ impl Module {
             mounts: Mutex::new(Vec::new()),
             shown: std::sync::Mutex::default(),
             keeper,
-            reporter: Reporter::default(),
+            maps,
+            reporter,
             endpoint,
             runtime: Handle::current(),
             announced: std::sync::Mutex::new(None),
@@ -192,6 +197,7 @@ impl Module {
             self.reporter.clone(),
             self.runtime.clone(),
             self.endpoint.executor().clone(),
+            self.config.extent_bytes,
         );
         self.follow(receiver.phases());
         self.set_role(Role::Secondary(receiver));
@@ -227,6 +233,21 @@ impl Module {
             Command::Subscribe => Ok(Reply::Done),
             Command::Stop { abort } => self.stop(abort).await,
         }
+    }
+}
+
+/// A map that cannot be read is set aside: what differs is then found by comparing everything.
+fn open_maps(config: &Config, reporter: &Reporter) -> anyhow::Result<MapStore> {
+    let open = || MapStore::open(&config.state, config.extent_bytes);
+    match open() {
+        Ok(maps) => Ok(maps),
+        Err(error) if error.is_unreadable() => {
+            let message = format!("{error}; it is set aside, and the next copy compares everything");
+            reporter.report(What::Warning, message);
+            MapStore::set_aside(&config.state).context("cannot set the dirty map aside")?;
+            open().context("cannot begin a new dirty map")
+        }
+        Err(error) => Err(error).context("cannot open the dirty map"),
     }
 }
 

@@ -42,6 +42,12 @@ pub struct Record {
     /// may be overwritten unasked: this copy descends from it.
     #[serde(default)]
     pub base: Option<Generation>,
+    /// The dirty map on disk has no gap since the pair parted.
+    #[serde(default)]
+    pub tracked: bool,
+    /// How many checkpoints of both nodes were counted on this generation.
+    #[serde(default)]
+    pub checkpoint: u64,
     /// Why `standing`, `open` or `peer_lacks_data` are as they are, for a person.
     pub note: Option<String>,
 }
@@ -92,6 +98,8 @@ impl Record {
             open: false,
             peer_lacks_data: false,
             base: None,
+            tracked: false,
+            checkpoint: 0,
             note: None,
         }
     }

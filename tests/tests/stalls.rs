@@ -22,6 +22,7 @@ struct Seen {
     /// Before the freeze.
     read_p99_before: Duration,
     read_p99: Duration,
+    read_max: Duration,
 }
 
 /// A writer that writes every millisecond and a reader, for a while with a frozen secondary.
@@ -104,6 +105,7 @@ fn freeze_under_load(pair: &Pair, peer_stall: Duration, frozen_for: Duration) ->
         Seen {
             gaps,
             read_p99_before: p99(before),
+            read_max: meanwhile.iter().copied().max().unwrap_or_default(),
             read_p99: p99(meanwhile),
         }
     })
@@ -114,7 +116,16 @@ fn p99(mut times: Vec<Duration>) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-fn check_freeze(peer_stall: Duration, frozen_for: Duration) {
+/// How fast reads must be while the secondary is frozen.
+enum Reads {
+    /// None waits for the secondary, which would be for a good part of `peer_stall`. Other work on the machine may
+    /// delay any of them, so their times say nothing else.
+    DoNotWait,
+    /// As fast as at any time; on a machine that does nothing else.
+    Fast,
+}
+
+fn check_freeze(peer_stall: Duration, frozen_for: Duration, reads: Reads) {
     let options = MirrorOptions {
         peer_stall: Some(peer_stall),
         ..MirrorOptions::default()
@@ -124,9 +135,10 @@ fn check_freeze(peer_stall: Duration, frozen_for: Duration) {
     println!("peer_stall {peer_stall:?}, frozen for {frozen_for:?}: {seen:?}");
     assert_eq!(seen.gaps.len(), 1, "{seen:?}");
     assert!(seen.gaps[0] <= peer_stall + Duration::from_secs(1), "{seen:?}");
-    // On a machine that is busy with other things reads are slow without a freeze, too.
-    let limit = Duration::from_millis(5).max(seen.read_p99_before * 2);
-    assert!(seen.read_p99 < limit, "{seen:?}");
+    match reads {
+        Reads::DoNotWait => assert!(seen.read_max < peer_stall / 4, "{seen:?}"),
+        Reads::Fast => assert!(seen.read_p99 < Duration::from_millis(5), "{seen:?}"),
+    }
     pair.lab
         .wait_state("a", None, Wanted::State(State::Alone))
         .unwrap();
@@ -135,13 +147,13 @@ fn check_freeze(peer_stall: Duration, frozen_for: Duration) {
 
 #[test]
 fn a_frozen_secondary_delays_a_writer_once_and_no_longer_than_peer_stall_and_no_reader() {
-    check_freeze(Duration::from_secs(2), Duration::from_secs(5));
+    check_freeze(Duration::from_secs(2), Duration::from_secs(5), Reads::DoNotWait);
 }
 
 #[test]
 #[ignore = "takes 40 seconds; the short one differs in its times only"]
 fn a_secondary_frozen_for_thirty_seconds_delays_a_writer_once_for_ten() {
-    check_freeze(Duration::from_secs(10), Duration::from_secs(30));
+    check_freeze(Duration::from_secs(10), Duration::from_secs(30), Reads::Fast);
 }
 
 fn asking() -> MirrorOptions {

@@ -132,6 +132,9 @@ pub struct Copy {
     /// Why it began anew, if it did.
     #[serde(default)]
     pub interrupted: Option<String>,
+    /// Only what the dirty map names is brought over; else everything is compared.
+    #[serde(default)]
+    pub tracked: Option<bool>,
 }
 
 /// One replicated directory.

@@ -5,6 +5,7 @@ use crate::control::command::{Refusal, RefusalKind, Reply};
 use crate::control::event::What;
 use crate::fuse::{MountOptions, Mounted};
 use crate::mount::cover;
+use crate::receiver::Receiver;
 use crate::replicator::{Replicator, Setup};
 use crate::session::secondary;
 use crate::wire::message::Generation;
@@ -41,7 +42,7 @@ impl Module {
             )),
             barred => Ok(barred.is_some()),
         };
-        let was_in_sync = match role {
+        let former = match role {
             Role::Secondary(receiver) => {
                 if !matches!(
                     receiver.view().phase,
@@ -51,15 +52,15 @@ impl Module {
                 }
                 let had_session = receiver.leave("it was told to become primary").await;
                 self.set_role(Role::Stopped { unlocked: false });
-                had_session
+                had_session.then_some(receiver)
             }
-            Role::Stopped { .. } | Role::Primary(_) => false,
+            Role::Stopped { .. } | Role::Primary(_) => None,
         };
         tokio::task::block_in_place(|| {
-            if was_in_sync {
-                self.note_alone("it was in sync when it was told to become primary")
+            if let Some(receiver) = former {
+                self.note_alone("it was in sync when it was told to become primary", Some(&receiver))
             } else if barred()? {
-                self.note_alone("it was forced to become primary")
+                self.note_alone("it was forced to become primary", None)
             } else {
                 Ok(())
             }
@@ -119,11 +120,24 @@ impl Module {
         });
     }
 
-    /// Writes down that the other copy lacks data from now on.
-    fn note_alone(&self, note: &str) -> Result<(), Refusal> {
+    /// Writes down that the other copy lacks data from now on, and before it, what it may lack, if that is known.
+    fn note_alone(&self, note: &str, former: Option<&Receiver>) -> Result<(), Refusal> {
         let generation = Generation::random().map_err(|error| system("make a generation", error))?;
+        let checkpoint = self.keeper.current().checkpoint;
+        let tracked = match former.map(|receiver| self.maps.replace(&receiver.saved(generation, checkpoint))) {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                let message = format!("{error}; the other copy will be compared completely");
+                self.reporter.report(What::Warning, message);
+                false
+            }
+            None => false,
+        };
         self.keeper
-            .update(|record| record.part(generation, note.to_owned()))
+            .update(|record| {
+                record.part(generation, note.to_owned());
+                record.tracked = tracked;
+            })
             .map_err(|error| system("write the record", error))?;
         info!(%generation, note, "goes on alone");
         Ok(())
@@ -146,6 +160,7 @@ impl Module {
             keeper: self.keeper.clone(),
             reporter: self.reporter.clone(),
             runtime: self.runtime.clone(),
+            maps: self.maps.clone(),
         });
         let mut mounted = Vec::new();
         for (root_index, replicate) in self.config.replicate.iter().enumerate() {

@@ -6,7 +6,7 @@ use super::*;
 use crate::link::Purpose;
 use crate::resync::lane::{CopyError, Lane};
 use crate::resync::progress::{Orders, Progress};
-use crate::resync::source::{Session, Source};
+use crate::resync::source::{Known, Session, Source};
 use crate::session::coverage::{Brought, ClaimId, Rest, Scope};
 use crate::session::loss::LossKind;
 use crate::wire::bulk::{Open, ToSource, ToTarget};
@@ -23,6 +23,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Copies {
     /// What was ordered; for every copy.
     pub(super) orders: Orders,
+    /// What the dirty map names was not enough for the copy that is wanted.
+    whole: AtomicBool,
     /// The one that is wanted: from `connect` to its end.
     wanted: Mutex<Option<Wanted>>,
 }
@@ -81,6 +83,8 @@ impl Replicator {
         });
         let mut pause = RETRY_FIRST;
         let mut first = true;
+        // What a person wants overwritten is compared as a whole.
+        self.copies.whole.store(overwrite, Ordering::Release);
         loop {
             let attempt = self.attempt(endpoint, &premises, overwrite && first);
             let result = tokio::select! {
@@ -95,6 +99,11 @@ impl Replicator {
                 Err(Ended::Over) => {
                     self.copies.give_up();
                     return Err(not_joined("this node was told otherwise"));
+                }
+                Err(Ended::NeedsWhole(why)) => {
+                    info!(%why, "everything is compared");
+                    self.copies.whole.store(true, Ordering::Release);
+                    continue;
                 }
                 Err(Ended::Refused(refusal)) if first => {
                     self.copies.give_up();
@@ -157,31 +166,60 @@ impl Replicator {
         let session = random_bytes()
             .map(SessionId)
             .map_err(|error| Ended::Refused(system("make a session's number", error)))?;
+        let plan = match self.copies.whole.load(Ordering::Acquire) {
+            true => None,
+            false => self.lock().primary.copy_plan().filter(|_| record.tracked),
+        };
         let start = Start::Copy {
             generation,
             base: record.base,
             overwrite,
+            tracked: plan.is_some(),
+            checkpoints: record.checkpoint,
         };
         let met = self.meet_settled(endpoint, premises, session, &start).await;
-        let (sender, receiver, welcome) = met.map_err(|unmet| Ended::Refused(self.refusal(unmet)))?;
+        let (sender, receiver, welcome) = match met {
+            Err(Unmet::Rejected(Rejection::FullCopyNeeded(why))) if plan.is_some() => {
+                return Err(Ended::NeedsWhole(why));
+            }
+            met => met.map_err(|unmet| Ended::Refused(self.refusal(unmet)))?,
+        };
         for warning in admission::identity_warnings(&premises.identities, &welcome.identities) {
             self.reporter.report(What::Warning, warning);
         }
         if self.copies.wanted().is_none() {
             return Err(Ended::Over);
         }
+        let known = plan.map(|(plan, peers, names_moved)| Known {
+            plan,
+            peers,
+            places: !names_moved,
+        });
+        let tracked = known.is_some();
+        if let Some(known) = &known {
+            wanted.progress.set_tracked();
+            // Before the first name can change there.
+            let (maps, peers) = (self.maps.clone(), known.peers.clone());
+            let noted = tokio::task::spawn_blocking(move || maps.set_names_moved(&peers)).await;
+            match noted {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(Ended::NeedsWhole(error.to_string())),
+                Err(error) => return Err(Ended::NeedsWhole(error.to_string())),
+            }
+        }
         self.store.begin_index();
         let mut phases = self.phases();
-        let connection = self.begin(sender, Event::CopyBegun { session });
+        let connection = self.begin(sender, Event::CopyBegun { session, tracked });
         tokio::spawn(
             self.clone()
                 .keep(connection, receiver, endpoint.clone(), premises.clone(), session),
         );
         let lanes = self.lanes(endpoint, session).await;
         let result = match lanes {
-            Ok(lanes) => self.copy(lanes, wanted.progress).await,
+            Ok(lanes) => self.copy(lanes, wanted.progress, known).await,
             Err(error) => Err(error),
         };
+        let needs_whole = matches!(result, Err(CopyError::NeedsWhole(_)));
         if let Err(error) = result {
             let (kind, detail) = (loss_kind(&error), error.to_string());
             self.event(Event::CopyBroken(Loss { kind, detail }), Runs::Task);
@@ -208,6 +246,7 @@ impl Replicator {
         self.store.end_index();
         match phase {
             Phase::InSync { .. } => Ok(()),
+            Phase::Alone(_) if needs_whole => Err(Ended::NeedsWhole(self.last_copy_failure())),
             Phase::Alone(_) => Err(Ended::Interrupted(self.last_copy_failure())),
             Phase::Ended | Phase::Failed { .. } | Phase::NoSession => Err(Ended::Over),
             Phase::Copying(_)
@@ -262,7 +301,12 @@ impl Replicator {
         Err(last)
     }
 
-    async fn copy(self: &Arc<Self>, mut lanes: Vec<Lane>, progress: Arc<Progress>) -> Result<(), CopyError> {
+    async fn copy(
+        self: &Arc<Self>,
+        mut lanes: Vec<Lane>,
+        progress: Arc<Progress>,
+        known: Option<Known>,
+    ) -> Result<(), CopyError> {
         let attempt = Attempt {
             replicator: self.clone(),
             next_claim: AtomicU64::new(1),
@@ -275,6 +319,8 @@ impl Replicator {
                 orders: &attempt.replicator.copies.orders,
                 binding: Mutex::default(),
                 placed: AtomicU64::new(0),
+                known,
+                extent_bytes: attempt.replicator.config.extent_bytes,
             };
             source.run(&mut lanes)
         });
@@ -293,6 +339,12 @@ impl Replicator {
                 };
             }
         };
+        // Also what was written here alone: the secondary's map does not name it should this node lose power now.
+        if let Err(errno) = self.store.checkpoint() {
+            return Event::JoinNoteFailed {
+                reason: format!("this node's disk cannot be synced: {errno}"),
+            };
+        }
         let noted = self.keeper.update(|record| {
             if record.peer_lacks_data && !*self.over.borrow() {
                 record.join(generation);
@@ -366,6 +418,23 @@ impl Session for Attempt {
         self.replicator.lock().primary.is_gone(inode)
     }
 
+    fn is_clean(&self, directory: InodeId, name: &Name) -> bool {
+        self.replicator.lock().primary.is_clean(directory, name)
+    }
+
+    fn place_of(&self, inode: InodeId) -> Option<(InodeId, Name)> {
+        self.replicator.lock().primary.place_of(inode)
+    }
+
+    fn identified(&self, found: Vec<(InodeId, FileHandle)>) -> Result<(), CopyError> {
+        let peers = found.iter().cloned().collect();
+        if let Err(error) = self.replicator.maps.set_names_moved(&peers) {
+            return Err(CopyError::NeedsWhole(error.to_string()));
+        }
+        self.replicator.event(Event::Identified(found), Runs::Worker);
+        Ok(())
+    }
+
     fn rest(&self) -> Rest {
         self.replicator.lock().primary.copy_rest()
     }
@@ -389,6 +458,8 @@ enum Ended {
     Refused(Refusal),
     /// It began, and is to be tried again.
     Interrupted(String),
+    /// What the dirty map names is not enough.
+    NeedsWhole(String),
     /// This node is not a primary any more, or was told to give up.
     Over,
 }
@@ -415,6 +486,7 @@ fn loss_kind(error: &CopyError) -> LossKind {
         | CopyError::Read { .. }
         | CopyError::Unsendable(_)
         | CopyError::Confused
+        | CopyError::NeedsWhole(_)
         | CopyError::Stuck { .. } => LossKind::Failed,
     }
 }

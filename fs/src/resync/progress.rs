@@ -3,7 +3,7 @@
 use crate::control::status::Copy;
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,7 @@ pub struct Progress {
     bytes_total: AtomicU64,
     bytes_sent: AtomicU64,
     bytes_skipped: AtomicU64,
+    tracked: AtomicBool,
     shown: Mutex<Shown>,
 }
 
@@ -153,6 +154,11 @@ impl Progress {
     pub fn skipped(&self, bytes: u64) {
         self.bytes_skipped.fetch_add(bytes, Ordering::Relaxed);
         self.sample(Instant::now());
+    }
+
+    /// Only what the dirty map names is brought over.
+    pub fn set_tracked(&self) {
+        self.tracked.store(true, Ordering::Relaxed);
     }
 
     /// What is being done now.
@@ -194,6 +200,7 @@ impl Progress {
             paused,
             limit_bytes_per_second: limit,
             interrupted: None,
+            tracked: Some(self.tracked.load(Ordering::Relaxed)),
         }
     }
 

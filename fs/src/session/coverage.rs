@@ -500,7 +500,7 @@ impl Coverage {
         }
     }
 
-    fn is_clean(&self, directory: InodeId, name: &Name) -> bool {
+    pub(super) fn is_clean(&self, directory: InodeId, name: &Name) -> bool {
         match self.directories.get(&directory) {
             Some(Listing::Done { stale }) => !stale.contains(name),
             Some(Listing::Going { .. }) => false,

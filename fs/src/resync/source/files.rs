@@ -373,6 +373,8 @@ impl Source<'_> {
         // Its size first, as for any file that the target had; and it waits for what was applied here only.
         self.hold_and_send_attributes(lane, &[inode], false)?;
         let size = self.status(inode)?.map_or(0, |status| size_of(&status));
+        let ranges = extents.byte_ranges(self.extent_bytes, size);
+        self.progress.found(ranges.map(|range| range.end - range.start).sum());
         let mut batches = vec![Vec::new()];
         let mut bytes = 0;
         for range in extents.byte_ranges(self.extent_bytes, size) {

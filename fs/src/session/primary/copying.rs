@@ -10,7 +10,7 @@
 
 use super::ending::Ending;
 use super::{Action, Primary, State};
-use crate::operation::{InodeId, Operation};
+use crate::operation::{InodeId, Name, Operation};
 use crate::session::coverage::{Brought, ClaimId, Coverage, Rest, Scope};
 use crate::session::loss::{Loss, LossKind};
 use crate::wire::message::{Generation, SessionId, ToSecondary};
@@ -52,6 +52,7 @@ impl Primary {
             }
         };
         self.state = State::Copying { session, loss };
+        self.tracking.names_moved = true;
         self.stream = Default::default();
         self.prefix = Default::default();
         self.forget_later.clear();
@@ -90,6 +91,18 @@ impl Primary {
     /// True when the target was told of the inode.
     pub fn is_bound(&self, inode: InodeId) -> bool {
         self.names.is_bound(inode)
+    }
+
+    /// As [`Coverage::is_clean`]; false when no copy goes on.
+    pub fn is_clean(&self, directory: InodeId, name: &Name) -> bool {
+        self.coverage
+            .as_ref()
+            .is_some_and(|coverage| coverage.is_clean(directory, name))
+    }
+
+    /// As [`crate::session::names::Names::place_of`].
+    pub fn place_of(&self, inode: InodeId) -> Option<(InodeId, Name)> {
+        self.names.place_of(inode)
     }
 
     /// What is left to bring over; the driver asks when it has nothing more to do.

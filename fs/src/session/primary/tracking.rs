@@ -214,6 +214,12 @@ impl Primary {
         ))
     }
 
+    /// How the secondary finds an inode again on its own disk, as far as it has told.
+    pub fn peer_of(&self, inode: InodeId) -> Option<FileHandle> {
+        let told = self.tracking.peers.get(&inode);
+        told.or_else(|| self.names.peer_handle(inode)).cloned()
+    }
+
     /// How much the map names: inodes, bytes; none when everything must be compared.
     pub fn tracked(&self) -> Option<(u64, u64)> {
         if self.tracking.lost.is_some() || self.tracking.map.is_everything() {
