@@ -373,9 +373,10 @@ impl Shared {
                 let tops = pending
                     .map(|candidate| candidate.tops.clone())
                     .unwrap_or_default();
+                let checkpoints = pending.map_or(0, |candidate| candidate.checkpoints);
                 inner.before.get_or_insert_with(|| self.keeper.current());
                 inner.peer_handles.clear();
-                inner.tracked.begin();
+                inner.tracked.begin(checkpoints);
                 self.store.forget_all();
                 self.note("note that a session is open", move |shared| {
                     shared.take_over(&tops)?;
@@ -383,6 +384,7 @@ impl Shared {
                     shared.keeper.update(|record| {
                         record.open = true;
                         record.generation = generation;
+                        record.checkpoint = record.checkpoint.max(checkpoints);
                         record.standing = Standing::UpToDate;
                         record.peer_lacks_data = false;
                         record.note = None;
@@ -393,13 +395,14 @@ impl Shared {
             Action::NoteInconsistent => {
                 let pending = inner.pending.as_ref();
                 let generation = pending.and_then(|candidate| candidate.generation);
+                let tracked = pending.is_some_and(|candidate| candidate.tracked);
                 inner.before = None;
                 inner.peer_handles.clear();
-                inner.tracked.begin();
+                inner.tracked.begin(0);
                 self.store.forget_all();
                 self.note("note that this copy is mixed", move |shared| {
                     let generation = generation.context("the primary has no generation")?;
-                    shared.keeper.update(|record| record.begin_copy(generation))?;
+                    shared.keeper.update(|record| record.begin_copy(generation, tracked))?;
                     shared.mark()?;
                     shared.store.remove_displaced()?;
                     Ok(())

@@ -119,6 +119,7 @@ impl Record {
     pub fn join(&mut self, generation: Generation) {
         self.generation = Some(generation);
         self.base = None;
+        self.checkpoint = 0;
         self.standing = Standing::UpToDate;
         self.open = true;
         self.peer_lacks_data = false;
@@ -126,9 +127,14 @@ impl Record {
     }
 
     /// This copy is mixed until one with this generation has been copied to it completely.
-    pub fn begin_copy(&mut self, generation: Generation) {
+    pub fn begin_copy(&mut self, generation: Generation, tracked: bool) {
+        // What it was is the base of the primary's line as long as nothing else is brought over than its map names.
+        let before = match self.standing {
+            Standing::Inconsistent => self.base,
+            Standing::UpToDate | Standing::Outdated | Standing::Verify => self.generation,
+        };
+        self.base = before.filter(|_| tracked);
         self.generation = Some(generation);
-        self.base = None;
         self.standing = Standing::Inconsistent;
         self.open = true;
         self.peer_lacks_data = false;
@@ -164,12 +170,19 @@ impl Record {
         peer_empty: bool,
     ) -> Result<(), Rejection> {
         let (generation, clean) = match start {
-            Start::Fresh { generation, clean } => (generation, clean),
+            Start::Fresh {
+                generation, clean, ..
+            } => (generation, clean),
             Start::Copy {
                 generation,
                 base,
                 overwrite,
+                tracked,
+                checkpoints,
             } => {
+                if *tracked {
+                    self.admits_tracked(empty, foreign, *generation, *base, *checkpoints)?;
+                }
                 if *overwrite || (empty && !self.peer_lacks_data) {
                     return Ok(());
                 }
@@ -214,6 +227,35 @@ impl Record {
             Some(_) => needed("they carry different generations"),
             None => needed("the secondary holds files that did not come through this module"),
         }
+    }
+
+    /// Whether this copy is the one that the primary parted from, so that its map names all that may differ.
+    fn admits_tracked(
+        &self,
+        empty: bool,
+        foreign: Option<&str>,
+        generation: Generation,
+        base: Option<Generation>,
+        checkpoints: u64,
+    ) -> Result<(), Rejection> {
+        let needed = |why: &str| Err(Rejection::FullCopyNeeded(why.to_owned()));
+        if self.peer_lacks_data || foreign.is_some() || empty {
+            return needed("the secondary does not hold the copy that the primary parted from");
+        }
+        let parted_from = match self.standing {
+            Standing::UpToDate | Standing::Outdated => self.generation,
+            // A tracked copy of the same line of writes was interrupted.
+            Standing::Inconsistent if self.generation == Some(generation) => self.base,
+            Standing::Inconsistent => return needed("the secondary's copy is mixed"),
+            Standing::Verify => return needed("the secondary's copy may have been changed unseen"),
+        };
+        if base.is_none() || parted_from != base {
+            return needed("the secondary's copy is not the one that the primary parted from");
+        }
+        if self.checkpoint < checkpoints {
+            return needed("the secondary's copy is older than when the primary parted from it");
+        }
+        Ok(())
     }
 
     fn may_be_overwritten(
@@ -452,6 +494,7 @@ mod tests {
         Start::Fresh {
             generation: Generation([generation; 16]),
             clean,
+            checkpoints: 0,
         }
     }
 
@@ -585,6 +628,8 @@ mod tests {
             generation: generation(9),
             base: base.map(generation),
             overwrite,
+            tracked: false,
+            checkpoints: 0,
         };
         let admitted = |record: &Record, empty, foreign, start: &Start| {
             record.admits(empty, foreign, start, false).is_ok()
@@ -665,7 +710,7 @@ mod tests {
         record.join(generation(4));
         assert_eq!((record.generation, record.base), (Some(generation(4)), None));
         assert!(record.open && !record.peer_lacks_data);
-        record.begin_copy(generation(5));
+        record.begin_copy(generation(5), false);
         assert!(record.bars_primary().is_some());
         record.part(generation(6), "forced".into());
         assert_eq!(record.base, None, "a mixed copy descends from nothing");

@@ -123,8 +123,9 @@ impl Module {
     /// Writes down that the other copy lacks data from now on, and before it, what it may lack, if that is known.
     fn note_alone(&self, note: &str, former: Option<&Receiver>) -> Result<(), Refusal> {
         let generation = Generation::random().map_err(|error| system("make a generation", error))?;
-        let checkpoint = self.keeper.current().checkpoint;
-        let tracked = match former.map(|receiver| self.maps.replace(&receiver.saved(generation, checkpoint))) {
+        let saved = former.map(|receiver| receiver.saved(generation));
+        let checkpoint = saved.as_ref().map(|saved| saved.peer_checkpoint);
+        let tracked = match saved.map(|saved| self.maps.replace(&saved)) {
             Some(Ok(())) => true,
             Some(Err(error)) => {
                 let message = format!("{error}; the other copy will be compared completely");
@@ -137,6 +138,8 @@ impl Module {
             .update(|record| {
                 record.part(generation, note.to_owned());
                 record.tracked = tracked;
+                // What the other node has counted at least.
+                record.checkpoint = checkpoint.unwrap_or(record.checkpoint);
             })
             .map_err(|error| system("write the record", error))?;
         info!(%generation, note, "goes on alone");

@@ -6,6 +6,10 @@ use super::*;
 pub(super) struct Candidate {
     pub(super) present: Present,
     pub(super) generation: Option<Generation>,
+    /// The copy that it asks for brings over what the primary's map names, and nothing else.
+    pub(super) tracked: bool,
+    /// Checkpoints that the primary counted.
+    pub(super) checkpoints: u64,
     /// The attributes of the primary's directories.
     pub(super) tops: Vec<Top>,
     pub(super) offers: Vec<Offer>,
@@ -66,9 +70,16 @@ impl Shared {
             Start::Fresh { generation, .. } | Start::Copy { generation, .. } => Some(generation),
             Start::Resume { .. } => None,
         };
+        let (tracked, checkpoints) = match hello.start {
+            Start::Fresh { checkpoints, .. } => (false, checkpoints),
+            Start::Copy { tracked, .. } => (tracked, 0),
+            Start::Resume { .. } => (false, 0),
+        };
         let candidate = Candidate {
             present: Present { connection, out },
             generation,
+            tracked,
+            checkpoints,
             tops: hello.directories.iter().map(|offer| offer.top).collect(),
             offers: premises.offers,
             identities: premises.identities,

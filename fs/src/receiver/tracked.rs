@@ -16,6 +16,8 @@ pub(super) struct Tracked {
     pub(super) map: DirtyMap,
     /// Checkpoints that were received, and the epochs that they ended, oldest first.
     sealed: VecDeque<(Number, EpochId)>,
+    /// How many checkpoints the primary has counted, as far as it has told.
+    counted: u64,
 }
 
 impl Tracked {
@@ -24,12 +26,14 @@ impl Tracked {
             extent_bytes,
             map: DirtyMap::new(extent_bytes),
             sealed: VecDeque::new(),
+            counted: 0,
         }
     }
 
-    /// A session begins.
-    pub(super) fn begin(&mut self) {
+    /// A session begins with a primary that has counted so many checkpoints.
+    pub(super) fn begin(&mut self, counted: u64) {
         *self = Self::new(self.extent_bytes);
+        self.counted = counted;
     }
 
     /// An operation is received: marked before it can be applied. One that is sent again is marked again, which
@@ -48,6 +52,7 @@ impl Tracked {
 
     /// Both nodes have everything below this checkpoint on disk.
     pub(super) fn covered(&mut self, number: Number) {
+        self.counted += 1;
         while let Some((sealed, epoch)) = self.sealed.front().copied() {
             if sealed > number {
                 return;
@@ -60,7 +65,7 @@ impl Tracked {
 
 impl Receiver {
     /// What the primary may lack, once this node has left the session.
-    pub fn saved(&self, generation: Generation, peer_checkpoint: u64) -> Saved {
+    pub fn saved(&self, generation: Generation) -> Saved {
         let mut inner = self.shared.lock();
         let inner = &mut *inner;
         // Where the primary has an inode is not known here: its handle tells.
@@ -87,7 +92,7 @@ impl Receiver {
         Saved {
             generation,
             names_moved: false,
-            peer_checkpoint,
+            peer_checkpoint: inner.tracked.counted,
             everything: plan.everything,
             nodes,
             names: plan.names.clone(),

@@ -56,7 +56,22 @@ impl Shared {
 
     #[cfg(not(feature = "control-test"))]
     fn apply(&self, operation: &Operation) -> Outcome {
-        self.store.apply(operation)
+        self.counted(operation, self.store.apply(operation))
+    }
+
+    /// A checkpoint is counted in the record before it is answered: a copy that has counted fewer than the other node
+    /// knows of was brought back from an older state.
+    fn counted(&self, operation: &Operation, outcome: Outcome) -> Outcome {
+        if !matches!((operation, &outcome), (Operation::Checkpoint, Outcome::Applied(_))) {
+            return outcome;
+        }
+        match self.keeper.update(|record| record.checkpoint += 1) {
+            Ok(_) => outcome,
+            Err(error) => {
+                warn!(%error, "a checkpoint cannot be counted");
+                Outcome::Failed(rustix::io::Errno::IO.into())
+            }
+        }
     }
 
     /// As long as `lose` lies in the state directory, answers without applying.
@@ -66,7 +81,7 @@ impl Shared {
             let length = operation.length();
             return Outcome::Applied(crate::operation::Applied { length, handle: None });
         }
-        self.store.apply(operation)
+        self.counted(operation, self.store.apply(operation))
     }
 
     /// Operations have ended; adds what may run now.

@@ -60,6 +60,7 @@ impl Replicator {
         let start = Start::Fresh {
             generation,
             clean: !record.open,
+            checkpoints: record.checkpoint,
         };
         let by_copy = |rejection: &Rejection| match rejection {
             Rejection::FullCopyNeeded(_) => true,

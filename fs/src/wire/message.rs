@@ -132,6 +132,8 @@ pub enum Start {
         generation: Generation,
         /// The primary's last session ended cleanly.
         clean: bool,
+        /// How many checkpoints the primary counted on this generation.
+        checkpoints: u64,
     },
     /// A new session, in which the secondary is brought to the primary's state over bulk connections while
     /// operations go on. Its copy counts as inconsistent from before the `Welcome` until `Complete`.

@@ -403,7 +403,20 @@ fn xattr_mode() -> impl Strategy<Value = XattrMode> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let start = prop_oneof![
-        (generation(), any::<bool>()).prop_map(|(generation, clean)| Start::Fresh { generation, clean }),
+        (generation(), any::<bool>(), any::<u64>()).prop_map(|(generation, clean, checkpoints)| Start::Fresh {
+            generation,
+            clean,
+            checkpoints,
+        }),
+        (generation(), option::of(generation()), any::<[bool; 2]>(), any::<u64>()).prop_map(
+            |(generation, base, [overwrite, tracked], checkpoints)| Start::Copy {
+                generation,
+                base,
+                overwrite,
+                tracked,
+                checkpoints,
+            }
+        ),
         prefix().prop_map(|confirmed| Start::Resume { confirmed }),
     ];
     (

@@ -319,6 +319,7 @@ impl Pair {
                 Start::Fresh {
                     generation: Generation([1; 16]),
                     clean: true,
+                    checkpoints: 0,
                 }
             }
             (_, Some((_, confirmed))) => Start::Resume { confirmed },

@@ -40,6 +40,7 @@ impl There {
         let start = Start::Fresh {
             generation: GENERATION,
             clean: true,
+            checkpoints: 0,
         };
         self.event(secondary::Event::Hello { session, start })
     }
@@ -329,6 +330,8 @@ fn every_state_of_a_secondary_takes_every_event() {
         generation: GENERATION,
         base: None,
         overwrite: false,
+        tracked: false,
+        checkpoints: 0,
     };
     let copying = || {
         let mut there = There::idle();
@@ -357,6 +360,7 @@ fn every_state_of_a_secondary_takes_every_event() {
     let fresh = Start::Fresh {
         generation: GENERATION,
         clean: true,
+        checkpoints: 0,
     };
     let resume = Start::Resume { confirmed: Number(0) };
     let part = ToSecondary::Part {
