@@ -20,5 +20,6 @@ pub mod receiver;
 pub mod record;
 pub mod replicator;
 pub mod resync;
+pub mod dirty;
 pub mod session;
 pub mod wire;

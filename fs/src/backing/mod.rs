@@ -3,7 +3,7 @@
 //! [`Store`] is what others use. In reading order: how an inode is found again ([`handle`], [`inodes`]), which
 //! descriptors are open ([`open`], [`written`]), what can be asked of one node ([`node`], [`read`]), what can
 //! be done to it ([`apply`], [`entries`], [`data`]), and what is said about failures ([`refusal`], [`room`],
-//! [`repair`]). A copy of the whole uses [`index`], [`place`], [`displaced`], [`whole`], [`blocks`] and [`marker`].
+//! [`repair`]). A copy uses [`identify`], [`index`], [`place`], [`displaced`], [`whole`], [`blocks`] and [`marker`].
 
 mod abilities;
 mod acl;
@@ -16,6 +16,7 @@ mod displaced;
 mod entries;
 mod error;
 mod handle;
+mod identify;
 mod index;
 mod inodes;
 mod marker;

@@ -26,10 +26,13 @@ impl Store {
     /// Nothing else may change these names, or the inodes behind them, meanwhile. Other names, also of the same
     /// directory, may change. An inode that is not known yet must not be brought twice at once.
     ///
+    /// `sole`: what has a name becomes the inode of an unknown number only if it is a directory or has no other name; its
+    /// others might be those of something that is not looked at.
+    ///
     /// # Errors
     /// At the first entry that fails: a name that is reserved or a mount point, an inode that is said to be
     /// known and is not, or is gone, or what the kernel says. What became of the entries before is not told.
-    pub fn place_names(&self, directory: InodeId, entries: &[Entry]) -> Brought<Vec<Placed>> {
+    pub fn place_names(&self, directory: InodeId, entries: &[Entry], sole: bool) -> Brought<Vec<Placed>> {
         let fail = |errno: OurErrno| CopyFailure::new(format!("bring names into {directory}"), errno);
         let opened = self
             .open(directory, Access::Path)
@@ -43,6 +46,7 @@ impl Store {
             opened,
             root,
             displaced: OnceCell::new(),
+            sole,
         };
         entries.iter().map(|entry| goal.bring(entry)).collect()
     }
@@ -92,6 +96,7 @@ struct Goal<'a> {
     opened: Opened,
     root: usize,
     displaced: OnceCell<Displaced>,
+    sole: bool,
 }
 
 impl Goal<'_> {
@@ -161,7 +166,9 @@ impl Goal<'_> {
         if let Some((opened, found)) = there {
             let is_such = is_of_kind(&node.kind, &opened, &found.status)
                 .map_err(|errno| self.failed("read the link", name, errno.into()))?;
-            if is_such && store.claim(inode, self.root, &found.handle) {
+            let is_directory = matches!(node.kind, NodeKind::Directory);
+            let may_be = !self.sole || is_directory || found.status.st_nlink == 1;
+            if is_such && may_be && store.claim(inode, self.root, &found.handle) {
                 store.cache(inode, opened);
                 let handle = found.handle;
                 return Ok(Placed::There { handle, new: false });
@@ -263,7 +270,7 @@ fn name_of_directory(child: &Opened, status: &Stat, parent: &Opened) -> Result<V
 }
 
 /// Whether a node is what a new one of `kind` would be, but for its attributes and what it holds.
-fn is_of_kind(kind: &NodeKind, opened: &Opened, status: &Stat) -> Result<bool> {
+pub(super) fn is_of_kind(kind: &NodeKind, opened: &Opened, status: &Stat) -> Result<bool> {
     let is = FileType::from_raw_mode(status.st_mode);
     Ok(match kind {
         NodeKind::File => is == FileType::RegularFile,

@@ -1,7 +1,7 @@
 //! Joining a secondary by a copy: the connections, one attempt after the other until the pair is in sync or somebody
 //! says otherwise, and what the copy asks of the primary.
 
-use super::connection::system;
+use super::connection::{Unmet, system};
 use super::*;
 use crate::link::Purpose;
 use crate::resync::lane::{CopyError, Lane};
@@ -420,6 +420,10 @@ impl Session for Attempt {
 
     fn is_clean(&self, directory: InodeId, name: &Name) -> bool {
         self.replicator.lock().primary.is_clean(directory, name)
+    }
+
+    fn is_fresh(&self, inode: InodeId) -> bool {
+        self.replicator.lock().primary.is_fresh(inode)
     }
 
     fn place_of(&self, inode: InodeId) -> Option<(InodeId, Name)> {

@@ -6,9 +6,8 @@
 //! ```
 
 use super::*;
-use crate::dirty::store::{MapStore, MapStoreError, Saved, SavedNode, SavedRecord};
-use crate::dirty::{Content, DirtyMap, MarkSeq, Place, Record};
-use std::collections::BTreeSet;
+use crate::dirty::store::{MapStore, Saved, SavedNode, SavedRecord};
+use crate::dirty::{Content, MarkSeq, Record};
 use std::sync::{Condvar, Weak};
 
 /// What the marks thread and those who number share.
@@ -108,17 +107,22 @@ impl Replicator {
     /// The record of one mark as it goes to disk. Under the lock.
     pub(super) fn saved_record(&self, primary: &Primary, record: Record) -> SavedRecord {
         match record {
-            Record::Node { inode, place } => {
-                let (root, handle) = self.store.place(inode).map_or((0, None), |(root, handle)| (root, Some(handle)));
-                SavedRecord::Node {
+            Record::Node { inode, place } => match self.store.place(inode) {
+                Some((root, handle)) => SavedRecord::Node {
                     inode,
-                    root: root as u32,
-                    handle,
-                    peer_handle: primary.peer_of(inode),
-                    place,
-                }
-            }
-            other => SavedRecord::of(other),
+                    node: SavedNode {
+                        root: root as u32,
+                        handle,
+                        peer_handle: primary.peer_of(inode),
+                        place,
+                        content: Content::default(),
+                        attributes: false,
+                    },
+                },
+                // Whoever writes it says that the map is not complete.
+                None => SavedRecord::Mark(Record::Node { inode, place }),
+            },
+            other => SavedRecord::Mark(other),
         }
     }
 
@@ -207,7 +211,6 @@ impl Replicator {
 
     fn restore(&self, inner: &mut Inner, saved: Saved) {
         let mut numbers = HashMap::new();
-        let mut saved = saved;
         for (old, node) in &saved.nodes {
             let is_root = (1..=self.store.directories() as u64).contains(&old.0);
             let new = if is_root { *old } else { self.store.next_inode() };

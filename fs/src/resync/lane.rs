@@ -1,8 +1,8 @@
 //! One bulk connection, from the source's side: requests out, each one's answer in.
 
 use crate::link::{self, LinkError};
-use crate::operation::{Errno, InodeId, Name};
-use crate::wire::bulk::{ToSource, ToTarget};
+use crate::operation::{Errno, FileHandle, InodeId, Name};
+use crate::wire::bulk::{Identify, ToSource, ToTarget};
 use crate::wire::frame::{Message, WireError};
 use tokio::runtime::Handle;
 
@@ -102,6 +102,16 @@ impl Lane {
             return Ok(());
         }
         Err(CopyError::Confused)
+    }
+
+    /// Tells the target of inodes; for each, its handle there if it was found.
+    pub fn identify(&mut self, nodes: Vec<Identify>) -> Result<Vec<Option<FileHandle>>, CopyError> {
+        let asked = nodes.len();
+        let mut answers = self.exchange(&[ToTarget::Identify { nodes }])?;
+        match answers.pop() {
+            Some(ToSource::Identified { handles }) if handles.len() == asked => Ok(handles),
+            Some(_) | None => Err(CopyError::Confused),
+        }
     }
 
     /// The names that the target has in a directory.

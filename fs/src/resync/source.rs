@@ -10,6 +10,7 @@ use super::progress::{Orders, Progress, Step};
 use crate::backing::Store;
 use crate::operation::{FileHandle, InodeId, Name};
 use crate::session::coverage::{Brought, ClaimId, Left, Rest, Scope};
+use crate::wire::bulk::ToTarget;
 use board::{Board, Job, Unfinished, jobs_of};
 use files::{NODES_AT_A_TIME, kind_of, size_of};
 use names::NAMES_AT_A_TIME;
@@ -54,6 +55,8 @@ pub trait Session: Sync {
     fn is_gone(&self, inode: InodeId) -> bool;
     /// In a tracked copy: the target has the same under this name.
     fn is_clean(&self, directory: InodeId, name: &Name) -> bool;
+    /// It was made while this node was alone: the target never had it.
+    fn is_fresh(&self, inode: InodeId) -> bool;
     /// The directory and name of an inode after every operation numbered so far, if one is known.
     fn place_of(&self, inode: InodeId) -> Option<(InodeId, Name)>;
     /// The target knows these inodes by their numbers from now on. How it finds them is durable when this returns.
@@ -148,9 +151,14 @@ impl Source<'_> {
                 return Err(CopyError::NeedsWhole(format!(
                     "{directory}, which the secondary cannot be told of, may hold what it lacks"
                 )));
-            } else if self.session.done() {
+            } else if rest.is_empty() {
                 self.progress.step(Step::End);
-                return Ok(());
+                if let Some(lane) = lanes.first_mut() {
+                    lane.write(&[ToTarget::Settle])?;
+                }
+                if self.session.done() {
+                    return Ok(());
+                }
             }
             if self.session.is_over() {
                 return Err(CopyError::Over);

@@ -17,8 +17,18 @@ pub fn execute(store: &Store, request: &ToTarget, mut answer: impl FnMut(ToSourc
     let last = match request {
         ToTarget::Open(_) => Err(CopyFailure::new("open a copy that is open", System::PROTO)),
         ToTarget::List { directory } => list(store, *directory, &mut answer),
-        ToTarget::Place { directory, entries } => store
-            .place_names(*directory, entries)
+        ToTarget::Identify { nodes } => nodes
+            .iter()
+            .map(|node| store.identify(node))
+            .collect::<Result<Vec<_>, _>>()
+            .map(|handles| ToSource::Identified { handles }),
+        ToTarget::Settle => settle(store),
+        ToTarget::Place {
+            directory,
+            entries,
+            sole,
+        } => store
+            .place_names(*directory, entries, *sole)
             .map(|outcomes| ToSource::Placed { outcomes }),
         ToTarget::Compare { blocks } => store.compare(blocks).map(|equal| ToSource::Compared { equal }),
         ToTarget::Data { inode, offset, data } => written(store.write_block(*inode, *offset, data), || {
@@ -41,6 +51,14 @@ pub fn execute(store: &Store, request: &ToTarget, mut answer: impl FnMut(ToSourc
         errno: failure.errno,
         reason: limits::text(failure.to_string()),
     }));
+}
+
+/// What was put aside goes, and everything is on disk: then the end of the copy has little left to do.
+fn settle(store: &Store) -> Result<ToSource, CopyFailure> {
+    store
+        .remove_displaced()
+        .map_err(|error| CopyFailure::new(format!("remove what was put aside ({error})"), System::IO))?;
+    written(store.checkpoint(), || "sync the file systems".to_owned())
 }
 
 fn written(done: Result<(), Errno>, attempt: impl FnOnce() -> String) -> Result<ToSource, CopyFailure> {

@@ -275,10 +275,16 @@ impl Coverage {
             // Nothing of it is known to the target; its name is stale.
             self.unlisted.insert(create.inode);
         }
-        for (inode, extents) in changed_extents(operation, extent_bytes) {
-            match self.unfinished.entry(inode).or_insert_with(|| Left::Part(Extents::default())) {
+        if let Some((inode, extents)) = changed_extents(operation, extent_bytes) {
+            match self
+                .unfinished
+                .entry(inode)
+                .or_insert_with(|| Left::Part(Extents::default()))
+            {
                 Left::Whole => {}
-                Left::Part(part) => part.unite(&extents),
+                Left::Part(part) => {
+                    part.insert(extents);
+                }
             }
         }
     }

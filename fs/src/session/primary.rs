@@ -405,7 +405,7 @@ impl Primary {
         let slot = self.last_slot;
         let mark = match self.is_in_sync() {
             true => None,
-            false => self.track(&submitted.operation, shipped, actions),
+            false => self.track(&submitted.operation, actions),
         };
         let change = self.names.number(&submitted.operation);
         self.cover(&submitted.operation, shipped);

@@ -63,6 +63,8 @@ pub enum ToTarget {
         directory: InodeId,
         /// Each name once.
         entries: Vec<Entry>,
+        /// What has the name of an unknown inode becomes it only if it is a directory or has no other name.
+        sole: bool,
     },
     /// Asks which of these blocks the target has. Answered by [`ToSource::Compared`].
     Compare {
@@ -94,6 +96,43 @@ pub enum ToTarget {
         inode: InodeId,
         /// All of them.
         attributes: Box<AllAttributes>,
+    },
+    /// Tells which inodes of the target some of the source's are. Answered by [`ToSource::Identified`].
+    Identify {
+        /// At most [`NAMES_MAX`].
+        nodes: Vec<Identify>,
+    },
+    /// Everything is brought over: what was put aside goes, and everything is to be on disk. Answered by
+    /// [`ToSource::Written`].
+    Settle,
+}
+
+/// An inode of the source that the target has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identify {
+    /// Its number.
+    pub inode: InodeId,
+    /// Index of the replicated directory.
+    pub root: u32,
+    /// What it is; of another kind it is not the same.
+    pub kind: NodeKind,
+    /// The source's backing handle.
+    pub handle: FileHandle,
+    /// How the target finds it.
+    pub by: By,
+}
+
+/// How the target finds an inode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum By {
+    /// By the backing handle that it once told.
+    Handle(FileHandle),
+    /// By a name in a directory that is bound already.
+    Place {
+        /// The directory.
+        parent: InodeId,
+        /// The name.
+        name: Name,
     },
 }
 
@@ -188,8 +227,13 @@ pub enum ToSource {
         /// True: the same bytes, and no hole among them.
         equal: Vec<bool>,
     },
-    /// The answer to `Data`, `Hole` and `Attributes`.
+    /// The answer to `Data`, `Hole`, `Attributes` and `Settle`.
     Written,
+    /// The target's handles of those that it found, in the order of the request. It knows them by their numbers now.
+    Identified {
+        /// One for each node.
+        handles: Vec<Option<FileHandle>>,
+    },
     /// The request failed: what the target has of it is not known. The copy is over.
     Failed {
         /// The error.
@@ -280,7 +324,24 @@ impl Limits for ToTarget {
                 limits::check_label("node", &open.node)
             }
             ToTarget::List { directory } => limits::check_inode(*directory),
-            ToTarget::Place { directory, entries } => {
+            ToTarget::Settle => Ok(()),
+            ToTarget::Identify { nodes } => {
+                limits::at_most("nodes", nodes.len(), NAMES_MAX)?;
+                nodes.iter().try_for_each(|node| {
+                    limits::check_inode(node.inode)?;
+                    limits::check_kind(&node.kind)?;
+                    limits::check_handle(&node.handle)?;
+                    match &node.by {
+                        By::Handle(handle) => limits::check_handle(handle),
+                        By::Place { parent, name: _ } => limits::check_inode(*parent),
+                    }
+                })
+            }
+            ToTarget::Place {
+                directory,
+                entries,
+                sole: _,
+            } => {
                 limits::check_inode(*directory)?;
                 limits::at_most("entries", entries.len(), NAMES_MAX)?;
                 let nodes = entries.iter().filter_map(|entry| entry.node.as_ref());
@@ -337,6 +398,10 @@ impl Limits for ToSource {
             ToSource::Opened | ToSource::Written => Ok(()),
             ToSource::Refused { reason } => limits::check_text(reason),
             ToSource::Listed { names, more: _ } => limits::at_most("names", names.len(), NAMES_MAX),
+            ToSource::Identified { handles } => {
+                limits::at_most("handles", handles.len(), NAMES_MAX)?;
+                handles.iter().flatten().try_for_each(limits::check_handle)
+            }
             ToSource::Placed { outcomes } => {
                 limits::at_most("outcomes", outcomes.len(), NAMES_MAX)?;
                 outcomes.iter().try_for_each(|outcome| match outcome {

@@ -63,8 +63,13 @@ pub fn to_target() -> impl Strategy<Value = ToTarget> {
             session: SessionId(session),
         })),
         inode().prop_map(|directory| ToTarget::List { directory }),
-        (inode(), vec(entry(), 0..20))
-            .prop_map(|(directory, entries)| ToTarget::Place { directory, entries }),
+        (inode(), vec(entry(), 0..20), any::<bool>()).prop_map(|(directory, entries, sole)| ToTarget::Place {
+            directory,
+            entries,
+            sole
+        }),
+        vec(identify(), 0..20).prop_map(|nodes| ToTarget::Identify { nodes }),
+        Just(ToTarget::Settle),
         vec(block(), 0..20).prop_map(|blocks| ToTarget::Compare { blocks }),
         (inode(), offset(), data(1, 9000)).prop_map(|(inode, offset, data)| ToTarget::Data {
             inode,
@@ -98,9 +103,24 @@ pub fn to_source() -> impl Strategy<Value = ToSource> {
         (vec(name(), 0..20), any::<bool>()).prop_map(|(names, more)| ToSource::Listed { names, more }),
         vec(placed(), 0..20).prop_map(|outcomes| ToSource::Placed { outcomes }),
         vec(any::<bool>(), 0..=BLOCKS_MAX).prop_map(|equal| ToSource::Compared { equal }),
+        vec(proptest::option::of(handle()), 0..20).prop_map(|handles| ToSource::Identified { handles }),
         Just(ToSource::Written),
         (errno(), text()).prop_map(|(errno, reason)| ToSource::Failed { errno, reason }),
     ]
+}
+
+fn identify() -> impl Strategy<Value = Identify> {
+    let by = prop_oneof![
+        handle().prop_map(By::Handle),
+        (inode(), name()).prop_map(|(parent, name)| By::Place { parent, name }),
+    ];
+    (inode(), 0..64u32, kind(), handle(), by).prop_map(|(inode, root, kind, handle, by)| Identify {
+        inode,
+        root,
+        kind,
+        handle,
+        by,
+    })
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
@@ -408,7 +428,7 @@ fn hello() -> impl Strategy<Value = Hello> {
             clean,
             checkpoints,
         }),
-        (generation(), option::of(generation()), any::<[bool; 2]>(), any::<u64>()).prop_map(
+        (generation(), proptest::option::of(generation()), any::<[bool; 2]>(), any::<u64>()).prop_map(
             |(generation, base, [overwrite, tracked], checkpoints)| Start::Copy {
                 generation,
                 base,

@@ -155,7 +155,11 @@ impl Source<'_> {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let request = ToTarget::Place { directory, entries };
+        let request = ToTarget::Place {
+            directory,
+            entries,
+            sole: self.known.is_some(),
+        };
         let answers = lane.exchange(std::slice::from_ref(&request))?;
         let ToTarget::Place { entries, .. } = request else {
             return Err(CopyError::Confused);
@@ -189,6 +193,7 @@ impl Source<'_> {
     /// None when another request is telling the target of this inode.
     fn node(&self, found: &Found, bound: &mut HashSet<InodeId>) -> Result<Option<Node>, CopyError> {
         let inode = self.session.adopt(found.root, &found.handle)?;
+        self.refuse_unknown_links(inode, &found.status)?;
         let mut binding = self.binding();
         let known = if self.session.is_bound(inode) || bound.contains(&inode) {
             true

@@ -9,7 +9,7 @@ use super::Source;
 use super::board::{Board, Job};
 use super::files::{is_gone, kind_of, read};
 use super::names::NAMES_AT_A_TIME;
-use crate::backing::Above;
+use crate::backing::{Above, Stat};
 use crate::dirty::{Content, Place, Plan};
 use crate::operation::{FileHandle, InodeId, Name};
 use crate::session::coverage::{Brought, Scope};
@@ -93,6 +93,18 @@ impl Source<'_> {
                     status.st_nlink
                 )));
             }
+        }
+        Ok(())
+    }
+
+    /// As above, for what a marked name leads to and the map does not speak of.
+    pub(super) fn refuse_unknown_links(&self, inode: InodeId, status: &Stat) -> Result<(), CopyError> {
+        let may_differ = self.known.is_some() && status.st_nlink > 1 && kind_of(status) != FileType::Directory;
+        if may_differ && !self.session.is_bound(inode) && !self.session.is_fresh(inode) {
+            return Err(CopyError::NeedsWhole(format!(
+                "{inode} has {} names, and it is not known which of them the secondary has",
+                status.st_nlink
+            )));
         }
         Ok(())
     }

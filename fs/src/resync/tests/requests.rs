@@ -69,6 +69,7 @@ fn every_failure_says_what_failed_on_what() {
     }];
     let place = ToTarget::Place {
         directory: ROOT,
+        sole: false,
         entries,
     };
     fails(&scratch, place, E::PERM, "\".sidekick\" in i1");
@@ -115,6 +116,7 @@ fn a_request_without_anything_in_it_is_answered() {
         &scratch,
         ToTarget::Place {
             directory: ROOT,
+            sole: false,
             entries: vec![],
         },
     );

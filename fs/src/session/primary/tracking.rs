@@ -85,7 +85,6 @@ impl Primary {
     pub(super) fn track(
         &mut self,
         operation: &Operation,
-        shipped: bool,
         actions: &mut Vec<Action>,
     ) -> Option<MarkSeq> {
         if operation.is_sync() || self.tracking.lost.is_some() || self.changes_only_local(operation) {
@@ -93,7 +92,7 @@ impl Primary {
         }
         let names = &self.names;
         let place_of = |inode: InodeId| names.place_of(inode).map(|(parent, name)| Place { parent, name });
-        let tracked = self.tracking.map.track(operation, shipped, &place_of);
+        let tracked = self.tracking.map.track(operation, &place_of);
         for inode in operation.touched().iter() {
             self.names.keep(*inode);
         }
@@ -212,6 +211,11 @@ impl Primary {
             self.tracking.peers.clone(),
             self.tracking.names_moved,
         ))
+    }
+
+    /// As [`DirtyMap::is_fresh`].
+    pub fn is_fresh(&self, inode: InodeId) -> bool {
+        self.tracking.map.is_fresh(inode)
     }
 
     /// How the secondary finds an inode again on its own disk, as far as it has told.

@@ -4,6 +4,7 @@
 use super::model::{Model, name, time, xattr_name};
 use super::random::Random;
 use crate::config::{Durability, OnPeerLoss};
+use crate::dirty::MarkSeq;
 use crate::operation::{
     Applied, Attributes, Create, Errno, InodeId, Name, NodeKind, Operation, Outcome, Rename, RenameMode,
     Unlink, Victim, XattrMode,
@@ -90,6 +91,8 @@ enum Work {
     Check(Slot, Operation),
     Read(Slot, Operation),
     NoteAlone,
+    Mark(MarkSeq),
+    NoteCheckpoint,
 }
 
 impl Pair {
@@ -102,6 +105,8 @@ impl Pair {
                 local_stall: LOCAL_STALL,
                 on_peer_loss,
                 directories: 1,
+                checkpoint_interval: Duration::from_millis(500),
+                extent_bytes: crate::config::EXTENT_BYTES_DEFAULT,
             }),
             secondary: Secondary::new(vec![Durability::Disk]),
             there: Model {
@@ -162,6 +167,9 @@ impl Pair {
                     self.running_here.push(Work::Check(slot, operation));
                 }
                 Action::ReadBack { slot, operation } => self.running_here.push(Work::Read(slot, operation)),
+                Action::Mark { seq, .. } => self.running_here.push(Work::Mark(seq)),
+                Action::NoteCheckpoint => self.running_here.push(Work::NoteCheckpoint),
+                Action::TrackingLost { reason } => panic!("tracking is lost: {reason}"),
                 Action::NoteAlone(_) => self.running_here.push(Work::NoteAlone),
                 Action::Reply { ticket, result } => self.replied(ticket, result),
                 Action::PeerLost(loss) => self.seen.lost.push(loss.kind.as_str()),
@@ -429,6 +437,8 @@ impl Pair {
                 let operations = self.read_back(&operation);
                 self.primary(primary::Event::ReadBack { slot, operations });
             }
+            Work::Mark(seq) => self.primary(primary::Event::Marked { seq }),
+            Work::NoteCheckpoint => self.primary(primary::Event::CheckpointNoted),
             Work::NoteAlone => {
                 let generation = Generation([2; 16]);
                 self.primary(primary::Event::Noted { generation });

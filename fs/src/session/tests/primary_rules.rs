@@ -93,6 +93,8 @@ impl Here {
             local_stall: LOCAL_STALL,
             on_peer_loss,
             directories: 1,
+            checkpoint_interval: Duration::from_secs(1 << 20),
+            extent_bytes: crate::config::EXTENT_BYTES_DEFAULT,
         };
         Here {
             primary: Primary::new(settings),
@@ -113,7 +115,19 @@ impl Here {
     fn event(&mut self, event: primary::Event) -> &mut Self {
         self.actions.clear();
         self.primary.apply(event, self.now, &mut self.actions);
+        self.write_marks();
         self
+    }
+
+    /// Records of the dirty map are on disk at once.
+    fn write_marks(&mut self) {
+        let is_mark = |action: &primary::Action| matches!(action, primary::Action::Mark { .. });
+        while let Some(at) = self.actions.iter().position(is_mark) {
+            if let primary::Action::Mark { seq, .. } = self.actions.remove(at) {
+                let marked = primary::Event::Marked { seq };
+                self.primary.apply(marked, self.now, &mut self.actions);
+            }
+        }
     }
 
     fn submit(&mut self, ticket: u64, operation: Operation) -> &mut Self {
@@ -400,8 +414,8 @@ fn the_secondarys_handles_are_kept_from_its_answers_until_the_inode_goes() {
     assert_eq!(known(&here, 2), None, "without a name");
     let mut actions = Vec::new();
     here.primary.forget(&[InodeId(3)], &mut actions);
-    assert_eq!(actions, [primary::Action::Forgotten(vec![InodeId(3)])]);
-    assert_eq!(known(&here, 3), None);
+    assert_eq!(actions, [], "the secondary lacks what was written to it");
+    assert_eq!(known(&here, 3), Some(peer_handle(3)));
 }
 
 #[test]
@@ -770,7 +784,10 @@ fn events() -> Vec<(&'static str, primary::Event)> {
             },
         ),
         ("unnoted", Event::NoteFailed { reason: "x".into() }),
-        ("copy", Event::CopyBegun { session: SESSION }),
+        ("copy", Event::CopyBegun {
+                session: SESSION,
+                tracked: false,
+            }),
         (
             "list",
             Event::ListingBegun {
@@ -867,7 +884,10 @@ fn phases() -> Vec<Here> {
         here.event(Event::GoAlone).event(Event::Noted {
             generation: GENERATION,
         });
-        here.event(Event::CopyBegun { session: SESSION });
+        here.event(Event::CopyBegun {
+                session: SESSION,
+                tracked: false,
+            });
         here
     };
     let noting = || {
