@@ -152,6 +152,8 @@ pub fn write_config(mirror: &Mirror, options: &MirrorOptions, node: Node) -> Res
         on_peer_loss: options.on_peer_loss,
         peer_stall: options.peer_stall.unwrap_or(Duration::from_secs(10)),
         local_stall: options.local_stall.unwrap_or(Duration::from_secs(30)),
+        checkpoint: Duration::from_secs(5),
+        extent_bytes: skfs::config::EXTENT_BYTES_DEFAULT,
         peer: Peer {
             node: mirror.peer_of(&node.host).to_owned(),
             addresses: vec![SocketAddr::from((node.peer_address, mirror.port))],

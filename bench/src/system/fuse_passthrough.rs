@@ -77,6 +77,8 @@ fn config(directory: &Path, own: &Path, certificates: &Path, address: Ipv4Addr) 
         on_peer_loss: OnPeerLoss::Alone,
         peer_stall: Duration::from_secs(10),
         local_stall: Duration::from_secs(30),
+        checkpoint: Duration::from_secs(5),
+        extent_bytes: skfs::config::EXTENT_BYTES_DEFAULT,
         peer: Peer {
             node: PEER.into(),
             addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 9))],

@@ -28,6 +28,15 @@ pub enum What {
     InSync,
     /// A copy of the primary's state to the secondary begins.
     CopyBegun,
+    /// A copy of this primary is complete; both nodes are in sync.
+    CopyComplete {
+        /// Only what the dirty map named was looked at.
+        tracked: bool,
+        /// Bytes of files that went over the network.
+        bytes_sent: u64,
+        /// Bytes that were there already, and holes.
+        bytes_skipped: u64,
+    },
     /// It is over before its end, and begins anew by itself unless this node was told otherwise.
     CopyInterrupted {
         /// Why, in one word: `unreachable`, `failed`, `no-space`, ...
@@ -105,6 +114,7 @@ impl Reporter {
             What::StateChanged { .. }
             | What::InSync
             | What::CopyBegun
+            | What::CopyComplete { .. }
             | What::ConnectionResumed { .. }
             | What::Repaired => tracing::info!(?what, "{message}"),
         }

@@ -95,6 +95,12 @@ pub struct Status {
     /// The copy that is going on.
     #[serde(default)]
     pub copy: Option<Copy>,
+    /// The last one of this primary that was complete.
+    #[serde(default)]
+    pub last_copy: Option<Copy>,
+    /// What the other copy lacks, while this node is alone and knows.
+    #[serde(default)]
+    pub tracking: Option<Tracking>,
     /// Latencies of operations since the last minute or so.
     pub latency: Option<Latencies>,
     /// The directories.
@@ -135,6 +141,17 @@ pub struct Copy {
     /// Only what the dirty map names is brought over; else everything is compared.
     #[serde(default)]
     pub tracked: Option<bool>,
+}
+
+/// What the dirty map says of the other copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// It does not know: the next copy compares everything.
+    pub everything: bool,
+    /// Files, directories and other nodes that are marked.
+    pub marked_files: u64,
+    /// Bytes in marked extents of files; those of new files are not counted.
+    pub marked_bytes: u64,
 }
 
 /// One replicated directory.

@@ -32,6 +32,8 @@ impl Module {
             acknowledged_sequence: None,
             queue_depth: None,
             copy: None,
+            last_copy: None,
+            tracking: None,
             latency: None,
             directories: Vec::new(),
         };
@@ -222,5 +224,7 @@ fn show_primary(status: &mut Status, replicator: &Replicator) {
     status.sub_state = sub_state;
     status.reason = reason.or(status.reason.take());
     status.copy = replicator.copy_status();
+    status.last_copy = replicator.last_copy();
+    status.tracking = replicator.tracking();
     status.latency = Some(replicator.latencies());
 }

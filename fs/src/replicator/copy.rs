@@ -25,6 +25,8 @@ pub(super) struct Copies {
     pub(super) orders: Orders,
     /// What the dirty map names was not enough for the copy that is wanted.
     whole: AtomicBool,
+    /// How the last one ended that was complete.
+    last: Mutex<Option<crate::control::status::Copy>>,
     /// The one that is wanted: from `connect` to its end.
     wanted: Mutex<Option<Wanted>>,
 }
@@ -63,6 +65,53 @@ impl Replicator {
         Some(status)
     }
 
+    /// The last copy that was complete.
+    pub fn last_copy(&self) -> Option<crate::control::status::Copy> {
+        // Replaced whole.
+        let last = self.copies.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
+    }
+
+    /// What the dirty map says, while this node is alone.
+    pub fn tracking(&self) -> Option<crate::control::status::Tracking> {
+        let inner = self.lock();
+        let is_alone = matches!(inner.primary.phase(), Phase::Alone(_) | Phase::Copying(_));
+        is_alone.then(|| match inner.primary.tracked() {
+            Some((marked_files, marked_bytes)) => crate::control::status::Tracking {
+                everything: false,
+                marked_files,
+                marked_bytes,
+            },
+            None => crate::control::status::Tracking {
+                everything: true,
+                marked_files: 0,
+                marked_bytes: 0,
+            },
+        })
+    }
+
+    fn copy_complete(&self) {
+        let copy = self.copy_status();
+        self.copies.give_up();
+        if let Some(copy) = &copy {
+            let (sent, skipped) = (copy.bytes_sent.unwrap_or(0), copy.bytes_skipped.unwrap_or(0));
+            let tracked = copy.tracked == Some(true);
+            let how = if tracked {
+                "what had changed"
+            } else {
+                "everything, compared"
+            };
+            let message = format!("the copy is complete ({how}): {sent} bytes sent, {skipped} were there already");
+            let what = What::CopyComplete {
+                tracked,
+                bytes_sent: sent,
+                bytes_skipped: skipped,
+            };
+            self.reporter.report(what, message);
+        }
+        *self.copies.last.lock().unwrap_or_else(PoisonError::into_inner) = copy;
+    }
+
     /// Orders about copies.
     pub fn copy_orders(&self) -> &Orders {
         &self.copies.orders
@@ -93,7 +142,7 @@ impl Replicator {
             };
             let reason = match result {
                 Ok(()) => {
-                    self.copies.give_up();
+                    self.copy_complete();
                     return Ok(());
                 }
                 Err(Ended::Over) => {

@@ -31,6 +31,8 @@ pub async fn alone(
         on_peer_loss: OnPeerLoss::Alone,
         peer_stall: Duration::from_secs(1),
         local_stall: Duration::from_secs(30),
+        checkpoint: Duration::from_secs(5),
+        extent_bytes: skfs::config::EXTENT_BYTES_DEFAULT,
         peer: Peer {
             node: "b".into(),
             addresses: vec![nowhere],

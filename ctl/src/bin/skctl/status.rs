@@ -174,6 +174,8 @@ mod tests {
             acknowledged_sequence: None,
             queue_depth: Some(3),
             copy: None,
+            last_copy: None,
+            tracking: None,
             latency: Some(Latencies {
                 local: latency.clone(),
                 wire: latency.clone(),
