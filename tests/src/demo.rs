@@ -2,9 +2,12 @@
 //! host goes on, and everything that was committed is counted.
 
 use crate::Lab;
+use crate::failback::Returned;
 use crate::mirror::MirrorOptions;
 use crate::postgres::{Count, Ledger, Postgres};
 use anyhow::{Context, ensure};
+use skctl::progress;
+use skfs::control::status::Copy;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,6 +15,8 @@ use std::time::{Duration, Instant};
 pub const COMMITS_MIN: u64 = 1000;
 /// Clients that commit side by side.
 const CLIENTS: i32 = 4;
+/// Rows of the second load are numbered so far beyond those of the first.
+const IDS_AHEAD: i64 = 1_000_000;
 /// How long clients may take for the wanted commits.
 const LOAD_MAX: Duration = Duration::from_secs(240);
 
@@ -93,52 +98,102 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends the clients and the server, as an administrator would.
-    pub fn close(&self, ledger: Ledger) -> anyhow::Result<()> {
+    /// Ends the clients and the server on `host`, as an administrator would.
+    pub fn close(&self, ledger: Ledger, host: &str) -> anyhow::Result<()> {
         ledger.finish(&self.log)?;
-        self.server.stop(&self.enter("a"))
+        self.server.stop(&self.enter(host))
     }
 
     /// Kills host `a` as it is, promotes `b`, starts the server there, and counts; `ledger` are the clients, if any
     /// run.
     pub fn fail_over(&self, ledger: Option<Ledger>) -> anyhow::Result<Outcome> {
-        (self.say)("SIGKILL for everything on host a, in the middle of the load");
+        self.fail_over_from("a", "b", ledger)
+    }
+
+    /// As [`Stage::fail_over`], from and to the hosts named.
+    pub fn fail_over_from(&self, from: &str, to: &str, ledger: Option<Ledger>) -> anyhow::Result<Outcome> {
+        (self.say)(&format!(
+            "SIGKILL for everything on host {from}, in the middle of the load"
+        ));
         let killed = Instant::now();
-        self.lab.host("a").kill()?;
+        self.lab.host(from).kill()?;
         let committed = match ledger {
             Some(ledger) => ledger.finish(&self.log)?,
             None => crate::postgres::committed_in(&self.log)?,
         };
         (self.say)(&format!(
-            "host a is dead; {} commits were written down. b becomes primary",
+            "host {from} is dead; {} commits were written down. {to} becomes primary",
             committed.len()
         ));
-        self.lab.promote("b", None, false)?;
-        self.server.forget_dead_server(&self.enter("b"))?;
+        self.lab.promote(to, None, false)?;
+        self.server.forget_dead_server(&self.enter(to))?;
         self.server
-            .start(&self.enter("b"))
-            .context("the database does not start on b's copy")?;
+            .start(&self.enter(to))
+            .with_context(|| format!("the database does not start on {to}'s copy"))?;
         self.server.connect()?.simple_query("SELECT 1")?;
         let failover = killed.elapsed();
-        (self.say)("PostgreSQL has recovered on b and answers");
+        (self.say)(&format!("PostgreSQL has recovered on {to} and answers"));
         Ok(Outcome {
             count: Count::take(&self.server, &committed)?,
             failover,
         })
     }
+
+    /// Brings a dead host back while the clients go on; `show` gets lines about the copy.
+    pub fn fail_back(&self, host: &str, show: &mut dyn FnMut(&str)) -> anyhow::Result<Returned> {
+        (self.say)(&format!(
+            "host {host} returns: what changed since is copied back, while the load goes on"
+        ));
+        let mut progress = |_: &Path, copy: &Copy| show(&progress::line(copy));
+        let returned = self.lab.return_host(host, None, &mut progress)?;
+        returned.into_iter().next().context("the host has no mirror")
+    }
+
+    /// The number of the next row, after all that were written down.
+    fn next_id(&self) -> anyhow::Result<i64> {
+        let last = crate::postgres::committed_in(&self.log)?.into_iter().max();
+        // Clients number their rows with gaps: those that were under way are beyond the last written down.
+        Ok(last.unwrap_or(0) + IDS_AHEAD)
+    }
 }
 
-/// The demo: at least `commits` commits (not fewer than [`COMMITS_MIN`]), one failover, the check of every index.
+/// What the demo came to.
+#[derive(Debug, Clone)]
+pub struct Demonstration {
+    /// After the second failover: everything that was committed before either.
+    pub count: Count,
+    /// The longer of both.
+    pub failover: Duration,
+    /// The return of the first host.
+    pub failback: Returned,
+}
+
+/// The demo: at least `commits` commits (not fewer than [`COMMITS_MIN`]), a failover, the return of the dead host under
+/// load, a failover to the other side, the check of every index after each.
 ///
 /// # Errors
 /// When something was lost, or the database is damaged.
-pub fn run(dir: &Path, commits: u64) -> anyhow::Result<Outcome> {
+pub fn run(dir: &Path, commits: u64, show: &mut dyn FnMut(&str)) -> anyhow::Result<Demonstration> {
     let stage = Stage::set_up(dir, &MirrorOptions::default(), |line| println!("  {line}"))?;
     let ledger = stage.load(1)?;
-    stage.wait_for_commits(&ledger, commits.max(COMMITS_MIN))?;
-    let outcome = stage.fail_over(Some(ledger))?;
+    let commits = commits.max(COMMITS_MIN);
+    stage.wait_for_commits(&ledger, commits)?;
+    let first = stage.fail_over(Some(ledger))?;
     println!("  pg_amcheck compares every table with its indexes");
     stage.server.check().context("pg_amcheck found damage")?;
-    stage.server.stop(&stage.enter("b"))?;
-    Ok(outcome)
+    ensure!(first.count.lost() == 0, "lost {} of {}", first.count.lost(), first.count.committed);
+
+    let ledger = stage.load(stage.next_id()?)?;
+    stage.wait_for_commits(&ledger, commits / 4)?;
+    let failback = stage.fail_back("a", show)?;
+    stage.wait_for_commits(&ledger, ledger.committed() + commits / 4)?;
+    let second = stage.fail_over_from("b", "a", Some(ledger))?;
+    println!("  pg_amcheck compares every table with its indexes");
+    stage.server.check().context("pg_amcheck found damage")?;
+    stage.server.stop(&stage.enter("a"))?;
+    Ok(Demonstration {
+        count: second.count,
+        failover: first.failover.max(second.failover),
+        failback,
+    })
 }

@@ -5,6 +5,7 @@ pub mod directory;
 pub mod disk;
 pub mod error;
 pub mod exec;
+pub mod failback;
 mod host;
 pub mod keeper;
 mod lab;

@@ -142,16 +142,22 @@ impl Lab {
                 force,
             };
             self.command(host, &mirror.dir, command)?;
-            self.ask(Order::SetPrimary {
-                dir: mirror.dir.clone(),
-                host: host.to_owned(),
-            })?;
+            self.set_primary(&mirror, host)?;
             let what = format!("{} is primary on host {host}", mirror.dir.display());
             self.wait_for(self.limit(), &what, |status| {
                 mirror_of(status, host, &mirror.dir).is_some_and(|m| m.role == Some(Role::Primary))
             })?;
         }
         Ok(())
+    }
+
+    /// Which host is meant to be primary from now on.
+    pub(crate) fn set_primary(&self, mirror: &Mirror, host: &str) -> Result<()> {
+        self.ask(Order::SetPrimary {
+            dir: mirror.dir.clone(),
+            host: host.to_owned(),
+        })
+        .map(drop)
     }
 
     /// Sends a command to the `skfs` of each mirror of a host, all or the one given.
@@ -187,7 +193,7 @@ impl Lab {
             })
     }
 
-    fn skfs_status(&self, host: &str, mirror: &Mirror) -> Result<Status> {
+    pub(crate) fn skfs_status(&self, host: &str, mirror: &Mirror) -> Result<Status> {
         match self.tell(host, mirror, STATUS_LIMIT, Command::Status)? {
             Reply::Status(status) => Ok(*status),
             Reply::Done => refused(format!(
@@ -298,7 +304,7 @@ impl Lab {
     }
 
     /// Starts the `skfs` of a mirror on a host unless it answers already.
-    fn start_skfs(&self, host: &str, mirror: &Mirror) -> Result<()> {
+    pub(crate) fn start_skfs(&self, host: &str, mirror: &Mirror) -> Result<()> {
         if self.skfs_status(host, mirror).is_ok() {
             return Ok(());
         }
@@ -375,7 +381,7 @@ impl Lab {
             .ok_or_else(|| Error::Refused(format!("{} is not mirrored", dir.display())))
     }
 
-    fn mirrors_of(&self, host: &str, dir: Option<&Path>) -> Result<Vec<Mirror>> {
+    pub(crate) fn mirrors_of(&self, host: &str, dir: Option<&Path>) -> Result<Vec<Mirror>> {
         let picture = self.look()?;
         known(&picture, host)?;
         let dir = dir.map(directory::plain).transpose()?;

@@ -71,7 +71,7 @@ fn one_round(seed: u64, moment: Moment) {
         Moment::Checkpoint => with_background(&stage, ledger, pause, "CHECKPOINT"),
         Moment::Vacuum => with_background(&stage, ledger, pause, "VACUUM FULL ledger"),
         Moment::Start => {
-            stage.close(ledger).unwrap();
+            stage.close(ledger, "a").unwrap();
             std::thread::scope(|scope| {
                 // It is killed while it starts, or just after: its failure is what is wanted.
                 scope.spawn(|| stage.server.start(&stage.enter("a")).is_ok());

@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 struct Seen {
     /// Writes that took longer than a second or a fifth of `peer_stall`, whichever is less.
     gaps: Vec<Duration>,
-    /// Before the freeze.
-    read_p99_before: Duration,
     read_p99: Duration,
     read_max: Duration,
 }
@@ -58,7 +56,7 @@ fn freeze_under_load(pair: &Pair, peer_stall: Duration, frozen_for: Duration) ->
             gaps
         });
         let reader = scope.spawn(|| {
-            let (mut before, mut meanwhile) = (Vec::new(), Vec::new());
+            let mut meanwhile = Vec::new();
             let mut number = 0u64;
             let mut block = [0; 4096];
             while !over.load(Ordering::Relaxed) {
@@ -72,15 +70,12 @@ fn freeze_under_load(pair: &Pair, peer_stall: Duration, frozen_for: Duration) ->
                 file.read_exact_at(&mut block, (number * 37 % 2048) * 4096)
                     .unwrap();
                 assert_eq!(block, [7; 4096]);
-                let times = if frozen.load(Ordering::Relaxed) {
-                    &mut meanwhile
-                } else {
-                    &mut before
-                };
-                times.push(start.elapsed());
+                if frozen.load(Ordering::Relaxed) {
+                    meanwhile.push(start.elapsed());
+                }
                 std::thread::sleep(Duration::from_millis(1));
             }
-            (before, meanwhile)
+            meanwhile
         });
         let _guard = pair.end_on_panic("a");
         let count = || writes.load(Ordering::Relaxed);
@@ -100,11 +95,10 @@ fn freeze_under_load(pair: &Pair, peer_stall: Duration, frozen_for: Duration) ->
         .unwrap();
         over.store(true, Ordering::Relaxed);
         let gaps = writer.join().unwrap();
-        let (before, meanwhile) = reader.join().unwrap();
+        let meanwhile = reader.join().unwrap();
         println!("{} writes, {} reads in the freeze", count(), meanwhile.len());
         Seen {
             gaps,
-            read_p99_before: p99(before),
             read_max: meanwhile.iter().copied().max().unwrap_or_default(),
             read_p99: p99(meanwhile),
         }

@@ -4,6 +4,7 @@ use anyhow::Context;
 use skfs::backing::Store;
 use skfs::config::{Config, Durability, OnPeerLoss, Peer, Replicate, SyncMode, Tls};
 use skfs::control::event::Reporter;
+use skfs::dirty::store::MapStore;
 use skfs::record::Keeper;
 use skfs::replicator::{Replicator, Setup};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -49,7 +50,9 @@ pub async fn alone(
         }],
     };
     let keeper = Keeper::open(state, MODULE).context("cannot open the record")?;
+    let maps = MapStore::open(state, config.extent_bytes)?;
     let replicator = Replicator::new(Setup {
+        maps: Arc::new(maps),
         config,
         store,
         keeper: Arc::new(keeper),

@@ -1,7 +1,7 @@
 //! A module's status for a person, in 80 columns. The words are those of `--json`.
 
 use serde::Serialize;
-use skfs::control::status::{Latency, Status};
+use skfs::control::status::{Latency, Status, Tracking};
 
 /// Width of a terminal that everybody has.
 const COLUMNS: usize = 80;
@@ -38,10 +38,13 @@ pub fn render(status: &Status) -> anyhow::Result<String> {
         field("reason", reason);
     }
     if let Some(copy) = &status.copy {
-        field("copying", &super::progress::line(copy));
+        field("copying", &skctl::progress::line(copy));
         if let Some(current) = &copy.current {
             field("current", &current.display().to_string());
         }
+    }
+    if let Some(tracking) = &status.tracking {
+        field("lacking", &lacking(tracking));
     }
     if status.last_sequence.is_some() || status.queue_depth.is_some() {
         field("operations", &operations(status));
@@ -102,6 +105,18 @@ fn peer(status: &Status) -> &'static str {
         (false, true, _) => "not connected, in sync: the session goes on if it comes back",
         (false, false, _) => "not connected",
     }
+}
+
+/// What the next copy to the other node begins with.
+fn lacking(tracking: &Tracking) -> String {
+    if tracking.everything {
+        return "not known: the next copy compares everything".to_owned();
+    }
+    format!(
+        "the other copy lacks changes of {} files and directories, {} of old files",
+        tracking.marked_files,
+        skctl::progress::bytes(tracking.marked_bytes)
+    )
 }
 
 fn operations(status: &Status) -> String {

@@ -90,6 +90,21 @@ pub enum Command {
         /// The host.
         host: String,
     },
+    /// Bring back a host that was killed, frozen or cut off: it becomes secondary, is brought to the primary's state,
+    /// and the command returns when both copies are in sync. What was copied is printed.
+    Return {
+        /// The host.
+        host: String,
+        /// Only this mirror.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Show how a copy goes on, also where the output is no terminal.
+        #[arg(long)]
+        progress: bool,
+    },
     /// SIGKILL to everything on a host, or to one program; without a program the host is down afterwards.
     Kill {
         /// The host.

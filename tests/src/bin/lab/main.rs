@@ -15,6 +15,7 @@ use lab::mirror::MirrorOptions;
 use lab::verify;
 use lab::{Lab, LabOptions};
 use skfs::control::command::Command as Tell;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -60,6 +61,18 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
             for note in open()?.start(&host)? {
                 eprintln!("lab: {note}");
             }
+        }
+        Command::Return {
+            host,
+            dir,
+            json,
+            progress,
+        } => {
+            let shown = progress || std::io::stderr().is_terminal();
+            let mut lines = report::CopyLines::new(shown);
+            let returned = open()?.return_host(&host, dir.as_deref(), &mut |dir, copy| lines.show(dir, copy));
+            lines.end();
+            report::returned(&returned?, json)?;
         }
         Command::Kill { host, program: None } => open()?.host(&host).kill()?,
         Command::Kill {
@@ -220,8 +233,16 @@ fn down_all(limit: Duration) -> anyhow::Result<()> {
 
 /// The last line says what came of it; the code is 0 only if nothing was lost and enough was committed.
 fn demonstrate(dir: &std::path::Path, commits: u64) -> anyhow::Result<u8> {
-    report::line(format_args!("A database survives its server:"))?;
-    let outcome = lab::demo::run(dir, commits)?;
+    report::line(format_args!("A database survives its servers:"))?;
+    let mut last = std::time::Instant::now();
+    let outcome = lab::demo::run(dir, commits, &mut |line| {
+        // Once a second is enough to see that it goes on.
+        if last.elapsed() >= Duration::from_secs(1) {
+            last = std::time::Instant::now();
+            println!("    {line}");
+        }
+    })?;
+    report::failback(&outcome.failback)?;
     let (count, lost) = (outcome.count, outcome.count.lost());
     report::line(format_args!(
         "committed {}, found {}, lost {lost}, failover {:.1} s",

@@ -1,13 +1,17 @@
 //! What the commands that look print.
 
 use lab::Lab;
+use lab::failback::Returned;
 use lab::keeper::events::Recorded;
 use lab::status::{HostStatus, LabStatus, MirrorStatus};
 use lab::verify::Report;
 use lab::wait::{self, Look};
 use serde::Serialize;
+use skctl::progress;
+use skfs::control::status::Copy;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// Longer than anybody follows.
@@ -88,6 +92,84 @@ fn name(value: &impl Serialize) -> String {
         Ok(serde_json::Value::String(name)) => name,
         _ => "unknown".into(),
     }
+}
+
+/// Lines that show how a copy goes on, each over the last one on a terminal.
+pub struct CopyLines {
+    shown: bool,
+    over: bool,
+    any: bool,
+}
+
+impl CopyLines {
+    /// `shown`: else nothing is written.
+    pub fn new(shown: bool) -> Self {
+        CopyLines {
+            shown,
+            over: io::stderr().is_terminal(),
+            any: false,
+        }
+    }
+
+    /// Writes a line. Who does not see it loses nothing.
+    pub fn show(&mut self, dir: &Path, copy: &Copy) {
+        if !self.shown {
+            return;
+        }
+        let line = format!("{}: {}", dir.display(), progress::line(copy));
+        let _ = if self.over {
+            write!(io::stderr(), "\r\x1b[K{line}")
+        } else {
+            writeln!(io::stderr(), "{line}")
+        };
+        self.any = true;
+    }
+
+    /// Nothing more is shown.
+    pub fn end(&self) {
+        if self.any && self.over {
+            let _ = writeln!(io::stderr());
+        }
+    }
+}
+
+/// Prints what was copied to a host that is back.
+pub fn returned(returned: &[Returned], json: bool) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, returned).map_err(io::Error::from)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    for mirror in returned {
+        let (dir, seconds) = (mirror.dir.display(), mirror.seconds);
+        match &mirror.copy {
+            Some(copy) => {
+                let sent = progress::bytes(copy.bytes_sent.unwrap_or(0));
+                let compared = progress::bytes(copy.bytes_skipped.unwrap_or(0));
+                let what = match copy.tracked {
+                    Some(true) => "of what had changed",
+                    Some(false) | None => "after everything was compared",
+                };
+                writeln!(out, "{dir}: in sync after {seconds:.1} s, {sent} sent {what}, {compared} were there")?;
+            }
+            None => writeln!(out, "{dir}: in sync after {seconds:.1} s, nothing had to be copied")?,
+        }
+    }
+    Ok(())
+}
+
+/// Prints what the return of a host under load took.
+pub fn failback(returned: &Returned) -> anyhow::Result<()> {
+    let copied = |value: Option<u64>| progress::bytes(value.unwrap_or(0));
+    let (sent, there) = match &returned.copy {
+        Some(copy) => (copied(copy.bytes_sent), copied(copy.bytes_skipped)),
+        None => (copied(None), copied(None)),
+    };
+    line(format_args!(
+        "failback: copied {sent}, {there} were there already, {:.1} s, under load",
+        returned.seconds
+    ))
 }
 
 /// Prints what differs; the exit code is 1 if anything does.

@@ -1,0 +1,139 @@
+//! Bringing a host back that was gone: started, thawed, reachable, secondary, and in sync again.
+
+use crate::error::{Result, refused};
+use crate::keeper::protocol::Picture;
+use crate::lab::{Lab, known};
+use crate::mirror::Mirror;
+use crate::mirrors::mirror_of;
+use crate::status::Wanted;
+use serde::Serialize;
+use skfs::control::command::Command;
+use skfs::control::status::{Copy, Role, State};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often progress is looked at.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// One mirror that is in sync again.
+#[derive(Debug, Clone, Serialize)]
+pub struct Returned {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// From the call to "in sync".
+    pub seconds: f64,
+    /// What was copied; none when it was in sync already or nothing needed to be.
+    pub copy: Option<Copy>,
+}
+
+impl Lab {
+    /// Brings a host back and waits until its mirrors, all or the one given, are in sync: the host is started if it is
+    /// down, thawed if it is frozen, faults of the network that concern it end; its `skfs` becomes secondary, and the
+    /// primary connects. `progress` is told of a copy that goes on.
+    ///
+    /// # Errors
+    /// When the other host is not primary, or one of the `skfs` refuses: a copy that took writes of its own is not
+    /// overwritten.
+    pub fn return_host(
+        &self,
+        host: &str,
+        dir: Option<&Path>,
+        progress: &mut dyn FnMut(&Path, &Copy),
+    ) -> Result<Vec<Returned>> {
+        let began = Instant::now();
+        let mirrors = self.mirrors_of(host, dir)?;
+        for mirror in &mirrors {
+            self.refuse_without_primary(host, mirror)?;
+        }
+        let picture = self.look()?;
+        if known(&picture, host)?.frozen {
+            self.host(host).thaw()?;
+        }
+        if has_faults(&picture, host) {
+            self.heal()?;
+        }
+        self.host(host).boot()?;
+        let mut returned = Vec::new();
+        for mirror in mirrors {
+            let copy = self.return_mirror(host, &mirror, progress)?;
+            returned.push(Returned {
+                dir: mirror.dir,
+                seconds: began.elapsed().as_secs_f64(),
+                copy,
+            });
+        }
+        Ok(returned)
+    }
+
+    fn refuse_without_primary(&self, host: &str, mirror: &Mirror) -> Result<()> {
+        let (dir, primary) = (mirror.dir.display(), mirror.peer_of(host));
+        match self.skfs_status(primary, mirror) {
+            Ok(status) if status.role == Role::Primary => Ok(()),
+            Ok(_) | Err(_) => refused(format!(
+                "no primary of {dir} runs on host {primary}, to which {host} could return: `lab start {primary}` and \
+                 `lab promote {primary}` first"
+            )),
+        }
+    }
+
+    fn return_mirror(
+        &self,
+        host: &str,
+        mirror: &Mirror,
+        progress: &mut dyn FnMut(&Path, &Copy),
+    ) -> Result<Option<Copy>> {
+        let primary = mirror.peer_of(host);
+        self.start_skfs(host, mirror)?;
+        match self.skfs_status(host, mirror)?.role {
+            Role::Stopped => {
+                self.command(host, &mirror.dir, Command::BecomeSecondary)?;
+            }
+            Role::Secondary => {}
+            Role::Primary => {
+                return refused(format!(
+                    "host {host} is primary of {} as well as {primary}: demote the one whose writes may be lost",
+                    mirror.dir.display()
+                ));
+            }
+        }
+        let before = self.skfs_status(primary, mirror)?.last_copy;
+        let over = AtomicBool::new(false);
+        let connected = std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| {
+                let connected = self.command(primary, &mirror.dir, Command::Connect { overwrite: false });
+                over.store(true, Ordering::Release);
+                connected
+            });
+            while !over.load(Ordering::Acquire) {
+                if let Ok(status) = self.skfs_status(primary, mirror)
+                    && let Some(copy) = &status.copy
+                {
+                    progress(&mirror.dir, copy);
+                }
+                // A pace for looking, not a wait for a condition.
+                std::thread::park_timeout(PROGRESS_EVERY);
+            }
+            connecting.join()
+        });
+        match connected {
+            Ok(connected) => connected.map(drop)?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        let what = format!("{} is in sync", mirror.dir.display());
+        self.wait_for(self.limit(), &what, |status| {
+            let is = |host, wanted| mirror_of(status, host, &mirror.dir).is_some_and(|m| m.is(wanted));
+            is(primary, Wanted::InSync) && is(host, Wanted::State(State::Second))
+        })?;
+        self.set_primary(mirror, primary)?;
+        let after = self.skfs_status(primary, mirror)?.last_copy;
+        Ok(if after == before { None } else { after })
+    }
+}
+
+fn has_faults(picture: &Picture, host: &str) -> bool {
+    picture
+        .faults
+        .iter()
+        .any(|fault| fault.from == host || fault.to == host)
+}
