@@ -9,7 +9,11 @@ pub fn line(copy: &Copy) -> String {
     let mut text = format!(
         "{} {}: {} of {} files, {} of {} ({} sent)",
         // What is compared or copied: all of it, or what has changed.
-        if copy.tracked == Some(true) { "resync" } else { "copying" },
+        if copy.tracked == Some(true) {
+            "resync"
+        } else {
+            "copying"
+        },
         copy.step.as_deref().unwrap_or(""),
         count(copy.files_done),
         count(copy.files_total),

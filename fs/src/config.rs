@@ -221,7 +221,8 @@ impl Config {
         }
         let extent = self.extent_bytes.get();
         if !extent.is_power_of_two() || !(EXTENT_BYTES_MIN..=EXTENT_BYTES_MAX).contains(&extent) {
-            let problem = format!("{extent} is not a power of two from {EXTENT_BYTES_MIN} to {EXTENT_BYTES_MAX}");
+            let problem =
+                format!("{extent} is not a power of two from {EXTENT_BYTES_MIN} to {EXTENT_BYTES_MAX}");
             return Err(value("extent_bytes", problem));
         }
         for replicate in &self.replicate {

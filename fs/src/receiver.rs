@@ -269,7 +269,9 @@ impl Shared {
                     break;
                 }
                 match &message {
-                    ToSecondary::Operation { number, operation, .. } => {
+                    ToSecondary::Operation {
+                        number, operation, ..
+                    } => {
                         inner.before = None;
                         if let Operation::Bind { inode, handle, .. } = operation {
                             inner.peer_handles.insert(*inode, handle.clone());
@@ -402,7 +404,9 @@ impl Shared {
                 self.store.forget_all();
                 self.note("note that this copy is mixed", move |shared| {
                     let generation = generation.context("the primary has no generation")?;
-                    shared.keeper.update(|record| record.begin_copy(generation, tracked))?;
+                    shared
+                        .keeper
+                        .update(|record| record.begin_copy(generation, tracked))?;
                     shared.mark()?;
                     shared.store.remove_displaced()?;
                     Ok(())

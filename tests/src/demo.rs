@@ -181,7 +181,12 @@ pub fn run(dir: &Path, commits: u64, show: &mut dyn FnMut(&str)) -> anyhow::Resu
     let first = stage.fail_over(Some(ledger))?;
     println!("  pg_amcheck compares every table with its indexes");
     stage.server.check().context("pg_amcheck found damage")?;
-    ensure!(first.count.lost() == 0, "lost {} of {}", first.count.lost(), first.count.committed);
+    ensure!(
+        first.count.lost() == 0,
+        "lost {} of {}",
+        first.count.lost(),
+        first.count.committed
+    );
 
     let ledger = stage.load(stage.next_id()?)?;
     stage.wait_for_commits(&ledger, commits / 4)?;

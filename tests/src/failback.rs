@@ -1,13 +1,14 @@
 //! Bringing a host back that was gone: started, thawed, reachable, secondary, and in sync again.
 
-use crate::error::{Result, refused};
+use crate::error::{Error, Result, refused};
 use crate::keeper::protocol::Picture;
 use crate::lab::{Lab, known};
 use crate::mirror::Mirror;
 use crate::mirrors::mirror_of;
 use crate::status::Wanted;
 use serde::Serialize;
-use skfs::control::command::Command;
+use skfs::control::client::ClientError;
+use skfs::control::command::{Command, RefusalKind};
 use skfs::control::status::{Copy, Role, State};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,6 +99,39 @@ impl Lab {
             }
         }
         let before = self.skfs_status(primary, mirror)?.last_copy;
+        let deadline = Instant::now() + self.limit();
+        loop {
+            // A primary that has not noticed yet that the host was away says that it is connected; one that has just
+            // noticed has to decide first.
+            let connected = self.connect_shown(primary, mirror, progress);
+            let status = self.status()?;
+            let is = |host, wanted| mirror_of(&status, host, &mirror.dir).is_some_and(|m| m.is(wanted));
+            if is(primary, Wanted::InSync) && is(host, Wanted::State(State::Second)) {
+                break;
+            }
+            match connected {
+                Err(error) if is_final(&error) || Instant::now() > deadline => return Err(error),
+                Ok(()) if Instant::now() > deadline => {
+                    return refused(format!(
+                        "{} is not in sync after {:?}; `lab status` tells how it is",
+                        mirror.dir.display(),
+                        self.limit()
+                    ));
+                }
+                Err(_) | Ok(()) => std::thread::park_timeout(PROGRESS_EVERY),
+            }
+        }
+        self.set_primary(mirror, primary)?;
+        let after = self.skfs_status(primary, mirror)?.last_copy;
+        Ok(if after == before { None } else { after })
+    }
+
+    fn connect_shown(
+        &self,
+        primary: &str,
+        mirror: &Mirror,
+        progress: &mut dyn FnMut(&Path, &Copy),
+    ) -> Result<()> {
         let over = AtomicBool::new(false);
         let connected = std::thread::scope(|scope| {
             let connecting = scope.spawn(|| {
@@ -117,17 +151,20 @@ impl Lab {
             connecting.join()
         });
         match connected {
-            Ok(connected) => connected.map(drop)?,
+            Ok(connected) => connected.map(drop),
             Err(panic) => std::panic::resume_unwind(panic),
         }
-        let what = format!("{} is in sync", mirror.dir.display());
-        self.wait_for(self.limit(), &what, |status| {
-            let is = |host, wanted| mirror_of(status, host, &mirror.dir).is_some_and(|m| m.is(wanted));
-            is(primary, Wanted::InSync) && is(host, Wanted::State(State::Second))
-        })?;
-        self.set_primary(mirror, primary)?;
-        let after = self.skfs_status(primary, mirror)?.last_copy;
-        Ok(if after == before { None } else { after })
+    }
+}
+
+/// Nothing that happens by itself changes this answer.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::Skfs { source, .. } => matches!(
+            &**source,
+            ClientError::Refused(refusal) if refusal.kind == RefusalKind::WouldOverwrite
+        ),
+        _ => false,
     }
 }
 

@@ -24,6 +24,8 @@ pub struct MirrorOptions {
     pub peer_stall: Option<Duration>,
     /// Longest time without progress of the own disk; `skfs`'s default if none is given.
     pub local_stall: Option<Duration>,
+    /// Time between checkpoints; none: that of `skfs`.
+    pub checkpoint: Option<Duration>,
     /// Primary and secondary; the first two hosts of the lab if none are given.
     pub hosts: Option<[String; 2]>,
 }
@@ -36,6 +38,7 @@ impl Default for MirrorOptions {
             on_peer_loss: OnPeerLoss::Alone,
             peer_stall: None,
             local_stall: None,
+            checkpoint: None,
             hosts: None,
         }
     }
@@ -152,7 +155,7 @@ pub fn write_config(mirror: &Mirror, options: &MirrorOptions, node: Node) -> Res
         on_peer_loss: options.on_peer_loss,
         peer_stall: options.peer_stall.unwrap_or(Duration::from_secs(10)),
         local_stall: options.local_stall.unwrap_or(Duration::from_secs(30)),
-        checkpoint: Duration::from_secs(5),
+        checkpoint: options.checkpoint.unwrap_or(Duration::from_secs(5)),
         extent_bytes: skfs::config::EXTENT_BYTES_DEFAULT,
         peer: Peer {
             node: mirror.peer_of(&node.host).to_owned(),

@@ -132,8 +132,13 @@ fn an_empty_secondary_gets_everything_and_equal_blocks_are_not_sent() {
 fn what_only_the_secondary_has_goes_away() {
     let pair = Pair::up(&fast());
     pair.run("mkdir -p a/b; echo 1 > a/b/one; echo 2 > two; echo 3 > three; ln -s two link; mkdir swap");
-    pair.lose_secondary();
-    // Whatever somebody may have done to the copy of a dead host.
+    // Whatever somebody may have done to a copy that was opened for maintenance.
+    for command in [Command::Demote, Command::Unlock] {
+        pair.lab.command("b", &pair.dir, command).unwrap();
+    }
+    pair.lab
+        .wait_state("a", None, Wanted::State(State::Alone))
+        .unwrap();
     let script = "rm -r a; echo file > a; mkdir two; echo x > two/x; rm link; mkfifo link; rmdir swap; \
                   ln three swap; setfattr -n user.extra -v 1 three; head -c 3000000 /dev/urandom > extra; \
                   mkdir -p many/levels/of/extra; touch many/levels/of/extra/file; truncate -s 9M three";

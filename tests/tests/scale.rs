@@ -6,6 +6,7 @@ use lab::pair::Pair;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// What a million files may cost; fewer files are measured, and the cost of each is taken as the same.
 const FILES: u64 = 1_000_000;
@@ -59,7 +60,12 @@ fn scan(root: &Path) -> u64 {
 }
 
 fn check(files: u64) {
-    let pair = Pair::up(&MirrorOptions::default()).unwrap();
+    // What was made since the last checkpoint costs more, and is bounded by how much can be made between two of them.
+    let options = MirrorOptions {
+        checkpoint: Some(Duration::from_millis(200)),
+        ..MirrorOptions::default()
+    };
+    let pair = Pair::up(&options).unwrap();
     let root = pair.path("a", "").unwrap();
     let pids = ["a", "b"].map(|host| pair.skfs(host).unwrap().pid);
     let before = pids.map(memory_bytes);

@@ -104,7 +104,14 @@ impl Store {
 }
 
 fn is_not_there(errno: OurErrno) -> bool {
-    [Errno::STALE, Errno::NOENT, Errno::XDEV, Errno::NOTDIR, Errno::INVAL].contains(&rustix::io::Errno::from_raw_os_error(errno.0))
+    [
+        Errno::STALE,
+        Errno::NOENT,
+        Errno::XDEV,
+        Errno::NOTDIR,
+        Errno::INVAL,
+    ]
+    .contains(&rustix::io::Errno::from_raw_os_error(errno.0))
 }
 
 #[cfg(test)]
@@ -166,8 +173,16 @@ mod tests {
         fs::rename(tree.dir.path().join("d/f"), tree.dir.path().join("g")).unwrap();
         let found = tree.ask(9, NodeKind::File, By::Handle(handle.clone()));
         assert_eq!(found, Some(handle.clone()));
-        assert_eq!(tree.ask(9, NodeKind::File, By::Handle(handle.clone())), found, "again");
-        assert_eq!(tree.ask(10, NodeKind::File, By::Handle(handle)), None, "under another number");
+        assert_eq!(
+            tree.ask(9, NodeKind::File, By::Handle(handle.clone())),
+            found,
+            "again"
+        );
+        assert_eq!(
+            tree.ask(10, NodeKind::File, By::Handle(handle)),
+            None,
+            "under another number"
+        );
         assert!(tree.store.knows(InodeId(9)) && !tree.store.knows(InodeId(10)));
     }
 
@@ -179,7 +194,10 @@ mod tests {
         assert_eq!(tree.ask(9, NodeKind::File, By::Handle(directory)), None);
         fs::hard_link(tree.dir.path().join("d/f"), tree.dir.path().join("h")).unwrap();
         fs::remove_file(tree.dir.path().join("d/f")).unwrap();
-        assert_eq!(tree.ask(9, NodeKind::File, By::Handle(file.clone())), Some(file.clone()));
+        assert_eq!(
+            tree.ask(9, NodeKind::File, By::Handle(file.clone())),
+            Some(file.clone())
+        );
         tree.store.forget(&[InodeId(9)]);
         fs::remove_file(tree.dir.path().join("h")).unwrap();
         assert_eq!(tree.ask(11, NodeKind::File, By::Handle(file)), None);
@@ -188,11 +206,18 @@ mod tests {
     #[test]
     fn an_inode_is_found_by_its_place() {
         let tree = Tree::new();
-        assert_eq!(tree.ask(9, NodeKind::File, place(8, "f")), None, "the directory is not known");
+        assert_eq!(
+            tree.ask(9, NodeKind::File, place(8, "f")),
+            None,
+            "the directory is not known"
+        );
         let directory = tree.ask(8, NodeKind::Directory, place(1, "d"));
         assert_eq!(directory, Some(tree.handle("d")));
         assert_eq!(tree.ask(9, NodeKind::Fifo, place(8, "f")), None);
-        assert_eq!(tree.ask(9, NodeKind::File, place(8, "f")), Some(tree.handle("d/f")));
+        assert_eq!(
+            tree.ask(9, NodeKind::File, place(8, "f")),
+            Some(tree.handle("d/f"))
+        );
         assert_eq!(tree.ask(10, NodeKind::File, place(8, "nothing")), None);
     }
 
@@ -205,6 +230,9 @@ mod tests {
         fs::rename(tree.dir.path().join("d"), aside.join("displaced/1")).unwrap();
         assert_eq!(tree.ask(8, NodeKind::Directory, By::Handle(handle.clone())), None);
         fs::rename(aside.join("displaced/1"), tree.dir.path().join("e")).unwrap();
-        assert_eq!(tree.ask(8, NodeKind::Directory, By::Handle(handle.clone())), Some(handle));
+        assert_eq!(
+            tree.ask(8, NodeKind::Directory, By::Handle(handle.clone())),
+            Some(handle)
+        );
     }
 }

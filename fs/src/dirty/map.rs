@@ -223,7 +223,9 @@ impl DirtyMap {
                 attributes(marks, create.parent);
                 marks.nodes.entry(create.inode).or_default().content = Content::Whole;
             }
-            Operation::Link { inode, parent, name, .. } => {
+            Operation::Link {
+                inode, parent, name, ..
+            } => {
                 marks.mark_name(*parent, name);
                 attributes(marks, *parent);
                 marks.nodes.entry(*inode).or_default();
@@ -346,7 +348,9 @@ impl DirtyMap {
                 }
                 self.unsent.nodes.entry(create.inode).or_default().content = Content::Fresh;
             }
-            Operation::Link { inode, parent, name, .. } => {
+            Operation::Link {
+                inode, parent, name, ..
+            } => {
                 self.touch(*inode, place_of(*inode), &mut need);
                 self.add_name(*parent, name, true, place_of, &mut need);
                 self.touch_attributes(*parent, place_of, &mut need);
@@ -424,7 +428,11 @@ impl DirtyMap {
         if self.is_all_marked(inode) {
             return;
         }
-        let is_placed = self.unsent.nodes.get(&inode).is_some_and(|marks| marks.place.is_some());
+        let is_placed = self
+            .unsent
+            .nodes
+            .get(&inode)
+            .is_some_and(|marks| marks.place.is_some());
         let place = place.filter(|place| !is_placed && self.is_same_there(place));
         let marks = self.unsent.nodes.entry(inode).or_default();
         let is_found = place.is_some();
@@ -526,7 +534,11 @@ impl DirtyMap {
         // What is written of a directory needs it to be known.
         self.touch(directory, place_of(directory), need);
         if !self.unsent.mark_name(directory, name) {
-            let named = self.written.names.get(&directory).and_then(|names| names.get(name));
+            let named = self
+                .written
+                .names
+                .get(&directory)
+                .and_then(|names| names.get(name));
             if let Some(seq) = named {
                 need.wait_for(*seq);
             }

@@ -68,7 +68,9 @@ impl Marks {
 
     /// True when the name is marked.
     pub fn has_name(&self, directory: InodeId, name: &Name) -> bool {
-        self.names.get(&directory).is_some_and(|names| names.contains(name))
+        self.names
+            .get(&directory)
+            .is_some_and(|names| names.contains(name))
     }
 
     /// Marks a name. False when it was.
@@ -109,15 +111,24 @@ impl Marks {
 /// Names and the attributes of the directories that hold them are left out.
 pub fn changed_extents(operation: &Operation, extent_bytes: NonZeroU64) -> Option<(InodeId, Range<u64>)> {
     Some(match operation {
-        Operation::Write { inode, offset, data, .. } => {
-            (*inode, Extents::of_bytes(*offset, data.len() as u64, extent_bytes))
-        }
-        Operation::Fallocate { inode, offset, length, .. } => {
-            (*inode, Extents::of_bytes(*offset, *length, extent_bytes))
-        }
-        Operation::CopyRange { target, target_offset, length, .. } => {
-            (*target, Extents::of_bytes(*target_offset, *length, extent_bytes))
-        }
+        Operation::Write {
+            inode, offset, data, ..
+        } => (
+            *inode,
+            Extents::of_bytes(*offset, data.len() as u64, extent_bytes),
+        ),
+        Operation::Fallocate {
+            inode,
+            offset,
+            length,
+            ..
+        } => (*inode, Extents::of_bytes(*offset, *length, extent_bytes)),
+        Operation::CopyRange {
+            target,
+            target_offset,
+            length,
+            ..
+        } => (*target, Extents::of_bytes(*target_offset, *length, extent_bytes)),
         // The size before is not told: it may cut, and what grows again behind the cut is a hole.
         Operation::SetAttributes { inode, attributes } => match attributes.size {
             Some(size) => (*inode, size / extent_bytes..TO_THE_END),

@@ -157,15 +157,19 @@ impl MapStore {
             .open(&path)
             .map_err(|error| system("open", &path, error))?;
         let is_new = is_new || file.metadata().is_ok_and(|metadata| metadata.len() == 0);
-        let database = Database::builder().create_file(file).map_err(|error| match error {
-            redb::DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
-                system("open", &path, error)
-            }
-            other => MapStoreError::Unreadable {
-                path: path.clone(),
-                problem: other.to_string(),
-            },
-        })?;
+        let database = Database::builder()
+            .create_file(file)
+            .map_err(|error| match error {
+                redb::DatabaseError::Storage(redb::StorageError::Io(error))
+                    if error.kind() != io::ErrorKind::InvalidData =>
+                {
+                    system("open", &path, error)
+                }
+                other => MapStoreError::Unreadable {
+                    path: path.clone(),
+                    problem: other.to_string(),
+                },
+            })?;
         let store = MapStore {
             database,
             path,
@@ -196,8 +200,13 @@ impl MapStore {
     /// [`MapStoreError`].
     pub fn load(&self) -> Stored<Option<Saved>> {
         let reading = |error: redb::Error| system("read", &self.path, error);
-        let transaction = self.database.begin_read().map_err(|error| reading(error.into()))?;
-        let head = transaction.open_table(HEAD).map_err(|error| reading(error.into()))?;
+        let transaction = self
+            .database
+            .begin_read()
+            .map_err(|error| reading(error.into()))?;
+        let head = transaction
+            .open_table(HEAD)
+            .map_err(|error| reading(error.into()))?;
         let value = |key: &str| -> Stored<Option<Vec<u8>>> {
             let found = head.get(key).map_err(|error| reading(error.into()))?;
             Ok(found.map(|value| value.value().to_vec()))
@@ -205,14 +214,16 @@ impl MapStore {
         let Some(generation) = value("generation")? else {
             return Ok(None);
         };
-        let generation = <[u8; 16]>::try_from(&generation[..]).map_err(|_| self.unreadable("its generation"))?;
+        let generation =
+            <[u8; 16]>::try_from(&generation[..]).map_err(|_| self.unreadable("its generation"))?;
         let mut saved = Saved {
             generation: Generation(generation),
             names_moved: value("names_moved")?.is_some(),
             everything: value("everything")?.is_some(),
             peer_checkpoint: match value("peer_checkpoint")? {
                 Some(bytes) => u64::from_le_bytes(
-                    <[u8; 8]>::try_from(&bytes[..]).map_err(|_| self.unreadable("its count of checkpoints"))?,
+                    <[u8; 8]>::try_from(&bytes[..])
+                        .map_err(|_| self.unreadable("its count of checkpoints"))?,
                 ),
                 None => 0,
             },
@@ -227,14 +238,18 @@ impl MapStore {
 
     fn load_nodes(&self, transaction: &redb::ReadTransaction, saved: &mut Saved) -> Stored<()> {
         let reading = |error: redb::Error| system("read", &self.path, error);
-        let nodes = transaction.open_table(NODES).map_err(|error| reading(error.into()))?;
+        let nodes = transaction
+            .open_table(NODES)
+            .map_err(|error| reading(error.into()))?;
         for entry in nodes.iter().map_err(|error| reading(error.into()))? {
             let (key, value) = entry.map_err(|error| reading(error.into()))?;
             let node: SavedNode =
                 postcard::from_bytes(value.value()).map_err(|_| self.unreadable("an inode in it"))?;
             saved.nodes.insert(InodeId(key.value()), node);
         }
-        let peers = transaction.open_table(PEERS).map_err(|error| reading(error.into()))?;
+        let peers = transaction
+            .open_table(PEERS)
+            .map_err(|error| reading(error.into()))?;
         for entry in peers.iter().map_err(|error| reading(error.into()))? {
             let (key, value) = entry.map_err(|error| reading(error.into()))?;
             let handle: FileHandle =
@@ -243,7 +258,9 @@ impl MapStore {
                 node.peer_handle = Some(handle);
             }
         }
-        let records = transaction.open_table(RECORDS).map_err(|error| reading(error.into()))?;
+        let records = transaction
+            .open_table(RECORDS)
+            .map_err(|error| reading(error.into()))?;
         for entry in records.iter().map_err(|error| reading(error.into()))? {
             let (key, _) = entry.map_err(|error| reading(error.into()))?;
             let (inode, kind, index) = key.value();
@@ -256,7 +273,11 @@ impl MapStore {
                     node.attributes = true;
                     continue;
                 }
-                REGION => Extents::of_bytes(index.saturating_mul(REGION_BYTES), REGION_BYTES, self.extent_bytes),
+                REGION => Extents::of_bytes(
+                    index.saturating_mul(REGION_BYTES),
+                    REGION_BYTES,
+                    self.extent_bytes,
+                ),
                 FROM_REGION => index.saturating_mul(REGION_BYTES) / self.extent_bytes..TO_THE_END,
                 _ => return Err(self.unreadable("a mark of an unknown kind")),
             };
@@ -269,14 +290,18 @@ impl MapStore {
 
     fn load_names(&self, transaction: &redb::ReadTransaction, saved: &mut Saved) -> Stored<()> {
         let reading = |error: redb::Error| system("read", &self.path, error);
-        let names = transaction.open_table(NAMES).map_err(|error| reading(error.into()))?;
+        let names = transaction
+            .open_table(NAMES)
+            .map_err(|error| reading(error.into()))?;
         for entry in names.iter().map_err(|error| reading(error.into()))? {
             let (key, _) = entry.map_err(|error| reading(error.into()))?;
             let (directory, name) = key.value();
             let name = Name::new(name).map_err(|_| self.unreadable("a name in it"))?;
             saved.names.entry(InodeId(directory)).or_default().insert(name);
         }
-        let additions = transaction.open_table(ADDITIONS).map_err(|error| reading(error.into()))?;
+        let additions = transaction
+            .open_table(ADDITIONS)
+            .map_err(|error| reading(error.into()))?;
         for entry in additions.iter().map_err(|error| reading(error.into()))? {
             let (key, _) = entry.map_err(|error| reading(error.into()))?;
             saved.additions.insert(InodeId(key.value()));
@@ -385,7 +410,8 @@ impl MapStore {
             transaction.open_table(HEAD)?.insert("names_moved", &[][..])?;
             let mut table = transaction.open_table(PEERS)?;
             for (inode, handle) in peers {
-                let bytes = postcard::to_stdvec(handle).map_err(|_| Failed::Other("a handle does not encode"))?;
+                let bytes =
+                    postcard::to_stdvec(handle).map_err(|_| Failed::Other("a handle does not encode"))?;
                 table.insert(inode.0, &bytes[..])?;
             }
             Ok(())
@@ -415,8 +441,13 @@ impl MapStore {
             path: self.path.clone(),
             problem: error.to_string(),
         };
-        let transaction = self.database.begin_read().map_err(|error| reading(error.into()))?;
-        let head = transaction.open_table(HEAD).map_err(|error| reading(error.into()))?;
+        let transaction = self
+            .database
+            .begin_read()
+            .map_err(|error| reading(error.into()))?;
+        let head = transaction
+            .open_table(HEAD)
+            .map_err(|error| reading(error.into()))?;
         let format = head.get("format").map_err(|error| reading(error.into()))?;
         let format = format.and_then(|value| value.value().try_into().ok().map(u32::from_le_bytes));
         let extent = head.get("extent_bytes").map_err(|error| reading(error.into()))?;
@@ -442,7 +473,10 @@ impl MapStore {
         work: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failed>,
     ) -> Stored<()> {
         let failed = |error: Failed| system(attempt, &self.path, error);
-        let transaction = self.database.begin_write().map_err(|error| failed(error.into()))?;
+        let transaction = self
+            .database
+            .begin_write()
+            .map_err(|error| failed(error.into()))?;
         // An error drops, and so aborts it.
         work(&transaction).map_err(failed)?;
         transaction.commit().map_err(|error| failed(error.into()))
@@ -474,7 +508,12 @@ macro_rules! from_database {
         })*
     };
 }
-from_database!(redb::TableError, redb::StorageError, redb::TransactionError, redb::CommitError);
+from_database!(
+    redb::TableError,
+    redb::StorageError,
+    redb::TransactionError,
+    redb::CommitError
+);
 
 fn encoded(node: &SavedNode) -> Result<Vec<u8>, Failed> {
     postcard::to_stdvec(node).map_err(|_| Failed::Other("an inode does not encode"))
@@ -522,7 +561,11 @@ impl Saved {
         });
         Saved {
             nodes: nodes.collect(),
-            names: self.names.into_iter().map(|(directory, names)| (number(directory), names)).collect(),
+            names: self
+                .names
+                .into_iter()
+                .map(|(directory, names)| (number(directory), names))
+                .collect(),
             additions: self.additions.into_iter().map(&number).collect(),
             ..self
         }

@@ -58,7 +58,10 @@ impl Module {
         };
         tokio::task::block_in_place(|| {
             if let Some(receiver) = former {
-                self.note_alone("it was in sync when it was told to become primary", Some(&receiver))
+                self.note_alone(
+                    "it was in sync when it was told to become primary",
+                    Some(&receiver),
+                )
             } else if barred()? {
                 self.note_alone("it was forced to become primary", None)
             } else {

@@ -62,7 +62,10 @@ impl Shared {
     /// A checkpoint is counted in the record before it is answered: a copy that has counted fewer than the other node
     /// knows of was brought back from an older state.
     fn counted(&self, operation: &Operation, outcome: Outcome) -> Outcome {
-        if !matches!((operation, &outcome), (Operation::Checkpoint, Outcome::Applied(_))) {
+        if !matches!(
+            (operation, &outcome),
+            (Operation::Checkpoint, Outcome::Applied(_))
+        ) {
             return outcome;
         }
         if let Err(error) = self.keeper.update(|record| record.checkpoint += 1) {

@@ -101,7 +101,8 @@ impl Replicator {
             } else {
                 "everything, compared"
             };
-            let message = format!("the copy is complete ({how}): {sent} bytes sent, {skipped} were there already");
+            let message =
+                format!("the copy is complete ({how}): {sent} bytes sent, {skipped} were there already");
             let what = What::CopyComplete {
                 tracked,
                 bytes_sent: sent,

@@ -60,7 +60,11 @@ impl Marks {
 
 /// Starts the thread that writes what comes until the replicator is over.
 pub(super) fn start(replicator: &Arc<Replicator>) {
-    let (weak, marks, maps) = (Arc::downgrade(replicator), replicator.marks.clone(), replicator.maps.clone());
+    let (weak, marks, maps) = (
+        Arc::downgrade(replicator),
+        replicator.marks.clone(),
+        replicator.maps.clone(),
+    );
     let started = std::thread::Builder::new()
         .name("marks".into())
         .spawn(move || write(&weak, &marks, &maps));
@@ -97,7 +101,9 @@ impl Replicator {
             // Nothing waits for it any more: not to answer would lose the writes for certain. The record goes on
             // saying "tracked", so the map is made unusable where that can still be done.
             Err(error) => {
-                let message = format!("the dirty map cannot be written ({reason}), nor that it is incomplete ({error})");
+                let message = format!(
+                    "the dirty map cannot be written ({reason}), nor that it is incomplete ({error})"
+                );
                 self.reporter.report(What::Warning, message.clone());
                 Event::NoteFailed { reason: message }
             }
@@ -217,7 +223,9 @@ impl Replicator {
             numbers.insert(*old, new);
             if !is_root {
                 self.store.learn(new, node.root as usize, node.handle.clone());
-                inner.lingering.insert((node.root as usize, node.handle.clone()), new);
+                inner
+                    .lingering
+                    .insert((node.root as usize, node.handle.clone()), new);
             }
         }
         let mut peers = HashMap::new();

@@ -14,12 +14,12 @@ use crate::wire::bulk::ToTarget;
 use board::{Board, Job, Unfinished, jobs_of};
 use files::{NODES_AT_A_TIME, kind_of, size_of};
 use names::NAMES_AT_A_TIME;
-pub use tracked::Known;
 use rustix::fs::FileType;
 use std::collections::HashSet;
 use std::num::NonZeroU64;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+pub use tracked::Known;
 
 mod board;
 mod files;
@@ -119,6 +119,15 @@ impl Source<'_> {
                 rounds = if now > placed { 0 } else { rounds + 1 };
                 placed = now;
                 if rounds > ROUNDS_MAX {
+                    if self.known.is_some() {
+                        let directory = *directory;
+                        tracing::warn!(%directory, name = %names[0], path = ?self.store.path(directory),
+                            bound = self.session.is_bound(directory), place = ?self.place_here(directory)?,
+                            "what the map names does not lead to a name that is stale");
+                        return Err(CopyError::NeedsWhole(format!(
+                            "names in {directory} cannot be brought over one by one"
+                        )));
+                    }
                     return Err(CopyError::Stuck {
                         count: rest.stale.iter().map(|(_, names)| names.len()).sum(),
                         directory: *directory,

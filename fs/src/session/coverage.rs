@@ -427,7 +427,10 @@ impl Coverage {
         }
         for (inode, _) in &brought.bound {
             self.unfinished.insert(*inode, Left::Whole);
-            if self.trusts.is_some() && !self.directories.contains_key(inode) {
+            if self.trusts.is_some() {
+                // What it is there was not known before: none of its names is the same for certain.
+                self.directories.remove(inode);
+                self.with_stale.remove(inode);
                 self.unlisted.insert(*inode);
             }
         }

@@ -41,10 +41,10 @@ use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operat
 use crate::wire::message::{SessionId, ToSecondary};
 use copying::Joining;
 use ending::Ending;
-use tracking::Tracking;
 pub use interface::{Action, Event, Phase, Settings};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+use tracking::Tracking;
 
 /// Most inodes in one [`ToSecondary::Forget`].
 const FORGET_MAX: usize = 1024;
@@ -639,10 +639,16 @@ impl Primary {
             State::InSync { .. } | State::Copying { .. } => {
                 let ping = Some(self.liveness.ping_due(self.stream.oldest()));
                 let checkpoint = self.checkpoint_due();
-                [ping, self.stalled_at(), self.repair_due(), self.claim_due(), checkpoint]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                [
+                    ping,
+                    self.stalled_at(),
+                    self.repair_due(),
+                    self.claim_due(),
+                    checkpoint,
+                ]
+                .into_iter()
+                .flatten()
+                .min()
             }
             State::Disconnected { since, .. } => Some(since + self.settings.peer_stall),
             State::NoSession

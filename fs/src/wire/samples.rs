@@ -63,10 +63,12 @@ pub fn to_target() -> impl Strategy<Value = ToTarget> {
             session: SessionId(session),
         })),
         inode().prop_map(|directory| ToTarget::List { directory }),
-        (inode(), vec(entry(), 0..20), any::<bool>()).prop_map(|(directory, entries, sole)| ToTarget::Place {
-            directory,
-            entries,
-            sole
+        (inode(), vec(entry(), 0..20), any::<bool>()).prop_map(|(directory, entries, sole)| {
+            ToTarget::Place {
+                directory,
+                entries,
+                sole,
+            }
         }),
         vec(identify(), 0..20).prop_map(|nodes| ToTarget::Identify { nodes }),
         Just(ToTarget::Settle),
@@ -423,20 +425,28 @@ fn xattr_mode() -> impl Strategy<Value = XattrMode> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let start = prop_oneof![
-        (generation(), any::<bool>(), any::<u64>()).prop_map(|(generation, clean, checkpoints)| Start::Fresh {
-            generation,
-            clean,
-            checkpoints,
-        }),
-        (generation(), proptest::option::of(generation()), any::<[bool; 2]>(), any::<u64>()).prop_map(
-            |(generation, base, [overwrite, tracked], checkpoints)| Start::Copy {
+        (generation(), any::<bool>(), any::<u64>()).prop_map(|(generation, clean, checkpoints)| {
+            Start::Fresh {
                 generation,
-                base,
-                overwrite,
-                tracked,
+                clean,
                 checkpoints,
             }
-        ),
+        }),
+        (
+            generation(),
+            proptest::option::of(generation()),
+            any::<[bool; 2]>(),
+            any::<u64>()
+        )
+            .prop_map(
+                |(generation, base, [overwrite, tracked], checkpoints)| Start::Copy {
+                    generation,
+                    base,
+                    overwrite,
+                    tracked,
+                    checkpoints,
+                }
+            ),
         prefix().prop_map(|confirmed| Start::Resume { confirmed }),
     ];
     (

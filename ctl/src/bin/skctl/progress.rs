@@ -1,8 +1,8 @@
 //! `connect`, with a line of progress on a terminal while a copy goes on.
 
+use skctl::progress::line;
 use skfs::control::client::Client;
 use skfs::control::command::{Command, Reply};
-use skctl::progress::line;
 use skfs::control::status::Copy;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;

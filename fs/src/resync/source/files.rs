@@ -374,7 +374,8 @@ impl Source<'_> {
         self.hold_and_send_attributes(lane, &[inode], false)?;
         let size = self.status(inode)?.map_or(0, |status| size_of(&status));
         let ranges = extents.byte_ranges(self.extent_bytes, size);
-        self.progress.found(ranges.map(|range| range.end - range.start).sum());
+        self.progress
+            .found(ranges.map(|range| range.end - range.start).sum());
         let mut batches = vec![Vec::new()];
         let mut bytes = 0;
         for range in extents.byte_ranges(self.extent_bytes, size) {
@@ -451,7 +452,11 @@ impl Source<'_> {
             .collect();
         for (block, _) in compared.iter().filter(|(_, equal)| !*equal) {
             let holds = |range: &&Range<u64>| range.contains(&block.offset);
-            let range = ranges.iter().find(holds).cloned().unwrap_or(block.offset..block.offset);
+            let range = ranges
+                .iter()
+                .find(holds)
+                .cloned()
+                .unwrap_or(block.offset..block.offset);
             if !differing.contains(&range) {
                 differing.push(range);
             }
@@ -468,7 +473,10 @@ impl Source<'_> {
         // To the end of the last block, which a hole takes as a whole.
         let whole_blocks = |range: &Range<u64>| range.start..range.end.next_multiple_of(BLOCK_BYTES);
         let scope = Scope {
-            ranges: differing.iter().map(|range| (inode, whole_blocks(range))).collect(),
+            ranges: differing
+                .iter()
+                .map(|range| (inode, whole_blocks(range)))
+                .collect(),
             ..Scope::default()
         };
         let (claim, gone) = self.session.claim(scope)?;

@@ -66,7 +66,10 @@ impl Source<'_> {
                     }
                 }
                 if told.is_empty() {
-                    tracing::debug!(before, "inodes whose directories are not known to the target are left to their names");
+                    tracing::debug!(
+                        before,
+                        "inodes whose directories are not known to the target are left to their names"
+                    );
                     break;
                 }
                 continue;
@@ -99,7 +102,8 @@ impl Source<'_> {
 
     /// As above, for what a marked name leads to and the map does not speak of.
     pub(super) fn refuse_unknown_links(&self, inode: InodeId, status: &Stat) -> Result<(), CopyError> {
-        let may_differ = self.known.is_some() && status.st_nlink > 1 && kind_of(status) != FileType::Directory;
+        let may_differ =
+            self.known.is_some() && status.st_nlink > 1 && kind_of(status) != FileType::Directory;
         if may_differ && !self.session.is_bound(inode) && !self.session.is_fresh(inode) {
             return Err(CopyError::NeedsWhole(format!(
                 "{inode} has {} names, and it is not known which of them the secondary has",
@@ -220,7 +224,7 @@ impl Source<'_> {
         Ok(self.session.is_bound(inode))
     }
 
-    fn place_here(&self, inode: InodeId) -> Result<Option<(InodeId, Name)>, CopyError> {
+    pub(super) fn place_here(&self, inode: InodeId) -> Result<Option<(InodeId, Name)>, CopyError> {
         if let Some(place) = self.session.place_of(inode) {
             return Ok(Some(place));
         }

@@ -62,7 +62,11 @@ impl<'a> Copy<'a> {
                 let (entries, below) = self.entries(directory, &mut found);
                 for part in entries.chunks(NAMES_MAX) {
                     let entries = part.to_vec();
-                    let answers = self.ask(ToTarget::Place { directory, entries, sole: false });
+                    let answers = self.ask(ToTarget::Place {
+                        directory,
+                        entries,
+                        sole: false,
+                    });
                     let [ToSource::Placed { outcomes }] = &answers[..] else {
                         panic!("{part:?} in {directory}: {answers:?}");
                     };

@@ -44,7 +44,11 @@ enum Checkpoint {
     /// Something was.
     Due(Duration),
     /// It is under way.
-    Running { slot: Slot, number: Number, epoch: EpochId },
+    Running {
+        slot: Slot,
+        number: Number,
+        epoch: EpochId,
+    },
     /// Both nodes have everything on disk; that is being written down here.
     Noting { number: Number, epoch: EpochId },
 }
@@ -82,11 +86,7 @@ impl Primary {
     }
 
     /// An operation is about to be numbered while this node's copy alone is whole. What it must wait for.
-    pub(super) fn track(
-        &mut self,
-        operation: &Operation,
-        actions: &mut Vec<Action>,
-    ) -> Option<MarkSeq> {
+    pub(super) fn track(&mut self, operation: &Operation, actions: &mut Vec<Action>) -> Option<MarkSeq> {
         if operation.is_sync() || self.tracking.lost.is_some() || self.changes_only_local(operation) {
             return None;
         }
@@ -136,7 +136,10 @@ impl Primary {
             Some(first) => self.tracking.marking.split_off(&first),
             None => BTreeMap::new(),
         };
-        for slot in std::mem::replace(&mut self.tracking.marking, later).into_values().flatten() {
+        for slot in std::mem::replace(&mut self.tracking.marking, later)
+            .into_values()
+            .flatten()
+        {
             if self.lanes.open(slot) {
                 self.ready.push_back(slot);
             }
@@ -263,7 +266,10 @@ impl Primary {
     pub(super) fn checkpoint_due(&self) -> Option<Duration> {
         match self.tracking.checkpoint {
             Checkpoint::Due(due) if self.may_checkpoint() => Some(due),
-            Checkpoint::Idle | Checkpoint::Due(_) | Checkpoint::Running { .. } | Checkpoint::Noting { .. } => None,
+            Checkpoint::Idle
+            | Checkpoint::Due(_)
+            | Checkpoint::Running { .. }
+            | Checkpoint::Noting { .. } => None,
         }
     }
 
@@ -296,7 +302,11 @@ impl Primary {
 
     /// An operation ended well.
     pub(super) fn checkpoint_ended(&mut self, slot: Slot, actions: &mut Vec<Action>) {
-        if let Checkpoint::Running { slot: running, number, epoch } = self.tracking.checkpoint
+        if let Checkpoint::Running {
+            slot: running,
+            number,
+            epoch,
+        } = self.tracking.checkpoint
             && running == slot
         {
             self.tracking.checkpoint = Checkpoint::Noting { number, epoch };

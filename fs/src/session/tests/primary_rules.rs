@@ -784,10 +784,13 @@ fn events() -> Vec<(&'static str, primary::Event)> {
             },
         ),
         ("unnoted", Event::NoteFailed { reason: "x".into() }),
-        ("copy", Event::CopyBegun {
+        (
+            "copy",
+            Event::CopyBegun {
                 session: SESSION,
                 tracked: false,
-            }),
+            },
+        ),
         (
             "list",
             Event::ListingBegun {
@@ -885,9 +888,9 @@ fn phases() -> Vec<Here> {
             generation: GENERATION,
         });
         here.event(Event::CopyBegun {
-                session: SESSION,
-                tracked: false,
-            });
+            session: SESSION,
+            tracked: false,
+        });
         here
     };
     let noting = || {

@@ -188,6 +188,9 @@ pub enum Command {
         /// Longest time without progress of the own disk [default: that of skfs].
         #[arg(long, value_parser = values::duration)]
         local_stall: Option<Duration>,
+        /// Time between checkpoints of both copies [default: that of skfs].
+        #[arg(long, value_parser = values::duration)]
+        checkpoint: Option<Duration>,
         /// Primary and secondary [default: the first two hosts].
         #[arg(long, value_delimiter = ',', num_args = 1)]
         hosts: Vec<String>,

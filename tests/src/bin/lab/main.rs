@@ -116,6 +116,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
             on_peer_loss,
             peer_stall,
             local_stall,
+            checkpoint,
             hosts,
         } => {
             let options = MirrorOptions {
@@ -124,6 +125,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
                 on_peer_loss,
                 peer_stall,
                 local_stall,
+                checkpoint,
                 hosts: pair(hosts)?,
             };
             open()?.mirror(&dir, &options)?;

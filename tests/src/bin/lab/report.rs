@@ -151,9 +151,15 @@ pub fn returned(returned: &[Returned], json: bool) -> anyhow::Result<()> {
                     Some(true) => "of what had changed",
                     Some(false) | None => "after everything was compared",
                 };
-                writeln!(out, "{dir}: in sync after {seconds:.1} s, {sent} sent {what}, {compared} were there")?;
+                writeln!(
+                    out,
+                    "{dir}: in sync after {seconds:.1} s, {sent} sent {what}, {compared} were there"
+                )?;
             }
-            None => writeln!(out, "{dir}: in sync after {seconds:.1} s, nothing had to be copied")?,
+            None => writeln!(
+                out,
+                "{dir}: in sync after {seconds:.1} s, nothing had to be copied"
+            )?,
         }
     }
     Ok(())
