@@ -9,11 +9,10 @@ use crate::admission;
 use crate::backing::Store;
 use crate::clock;
 use crate::control::event::{Reporter, What};
-use crate::control::status::Standing;
 use crate::latency::Ring;
 use crate::link::{self, Executor, Outbox};
 use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome};
-use crate::record::{Keeper, Record};
+use crate::record::{CopyKind, End, Keeper, Record, Role};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
 use crate::wire::frame::Message;
 use crate::wire::message::{
@@ -368,15 +367,13 @@ impl Shared {
                 inner.peer_handles.clear();
                 self.store.forget_all();
                 self.note("note that a session is open", move |shared| {
+                    let generation = generation.context("the primary has no generation")?;
                     shared.take_over(&tops)?;
                     shared.mark()?;
-                    shared.keeper.update(|record| {
-                        record.open = true;
-                        record.generation = generation;
-                        record.standing = Standing::UpToDate;
-                        record.peer_lacks_data = false;
-                        record.note = None;
-                    })?;
+                    let here = shared.keeper.here();
+                    shared
+                        .keeper
+                        .update(|record| record.open_session(generation, Role::Secondary, here))?;
                     Ok(())
                 });
             }
@@ -388,7 +385,10 @@ impl Shared {
                 self.store.forget_all();
                 self.note("note that this copy is mixed", move |shared| {
                     let generation = generation.context("the primary has no generation")?;
-                    shared.keeper.update(|record| record.begin_copy(generation))?;
+                    let here = shared.keeper.here();
+                    shared
+                        .keeper
+                        .update(|record| record.begin_copy(generation, CopyKind::Whole, here))?;
                     shared.mark()?;
                     shared.store.remove_displaced()?;
                     Ok(())
@@ -397,7 +397,10 @@ impl Shared {
             Action::NoteComplete { generation } => {
                 self.note("note that the copy is complete", move |shared| {
                     shared.store.remove_displaced()?;
-                    shared.keeper.update(|record| record.join(generation))?;
+                    let here = shared.keeper.here();
+                    shared
+                        .keeper
+                        .update(|record| record.join(generation, Role::Secondary, here))?;
                     shared
                         .reporter
                         .report(What::InSync, "the copy is complete; this node's copy is in sync");
@@ -405,17 +408,15 @@ impl Shared {
                 });
             }
             Action::NoteClean => self.note("note the clean end of the session", |shared| {
-                shared.keeper.update(|record| record.open = false)?;
+                // The primary notes its own end once it hears of this one.
+                shared.keeper.update(|record| record.end(End::Together))?;
                 Ok(())
             }),
             Action::NoteOutdated { generation, reason } => {
                 self.note("note that this copy is outdated", move |shared| {
-                    shared.keeper.update(|record| {
-                        if record.standing != Standing::Inconsistent {
-                            record.standing = Standing::Outdated;
-                        }
-                        record.note = Some(format!("the primary goes on alone as {generation}: {reason}"));
-                    })?;
+                    shared
+                        .keeper
+                        .update(|record| record.outdate(generation, &reason))?;
                     Ok(())
                 });
             }

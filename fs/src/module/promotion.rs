@@ -122,8 +122,9 @@ impl Module {
     /// Writes down that the other copy lacks data from now on.
     fn note_alone(&self, note: &str) -> Result<(), Refusal> {
         let generation = Generation::random().map_err(|error| system("make a generation", error))?;
+        let here = self.keeper.here();
         self.keeper
-            .update(|record| record.part(generation, note.to_owned()))
+            .update(|record| record.part(generation, note.to_owned(), here))
             .map_err(|error| system("write the record", error))?;
         info!(%generation, note, "goes on alone");
         Ok(())

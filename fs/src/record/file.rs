@@ -1,7 +1,11 @@
 //! The file that the record lies in: replaced atomically, written beside, synced, renamed, and the directory synced.
 
-use super::{FORMAT, Record};
+use super::{BadVolumeCopy, CopyKind, FORMAT, Record};
+use crate::backing::BackingError;
+use crate::control::status::Standing;
+use crate::wire::message::Generation;
 use rustix::fs::{AtFlags, Mode, OFlags};
+use serde::Deserialize;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -31,14 +35,26 @@ pub enum RecordError {
         /// What is wrong.
         problem: String,
     },
-    /// The state of another module.
-    #[error(
-        "the state directory {path} belongs to module {found}, not to {wanted}; give each module its own"
-    )]
-    OtherModule {
-        /// The directory.
+    /// Of a version that this one does not know. It is never overwritten.
+    #[error("{path} is a record whose format is {format}; this version knows those up to {FORMAT}")]
+    Newer {
+        /// The file, or the directory.
         path: PathBuf,
-        /// In the file.
+        /// What it says.
+        format: u32,
+    },
+    /// The copy for the volume cannot be made.
+    #[error(transparent)]
+    TooLong(BadVolumeCopy),
+    /// The copy on the volume cannot be read or written.
+    #[error(transparent)]
+    Volume(#[from] BackingError),
+    /// The state directory, or a volume, of another module.
+    #[error("{path} belongs to module {found}, not to {wanted}; give each module its own")]
+    OtherModule {
+        /// Which.
+        path: PathBuf,
+        /// In the record.
         found: String,
         /// In the configuration.
         wanted: String,
@@ -78,12 +94,12 @@ impl RecordFile {
         })
     }
 
-    /// Reads the record; a missing one is that of a new copy.
-    pub fn load(&self) -> Result<Record, RecordError> {
+    /// Reads the record; none when there never was one, or the state directory was lost.
+    pub fn load(&self) -> Result<Option<Record>, RecordError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = match rustix::fs::openat(&self.directory, FILE, flags, Mode::empty()) {
             Ok(file) => file,
-            Err(rustix::io::Errno::NOENT) => return Ok(Record::new(&self.module)),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(self.system("open", errno.into())),
         };
         let mut text = String::new();
@@ -92,11 +108,7 @@ impl RecordFile {
             .take(64 << 10)
             .read_to_string(&mut text)
             .map_err(|source| self.system("read", source))?;
-        let record: Record =
-            serde_json::from_str(&text).map_err(|error| self.unreadable(error.to_string()))?;
-        if record.format != FORMAT {
-            return Err(self.unreadable(format!("its format is {}, this is {FORMAT}", record.format)));
-        }
+        let record = Record::parse(text.as_bytes()).map_err(|error| error.at(&self.path))?;
         if record.module != self.module {
             return Err(RecordError::OtherModule {
                 path: self.path.clone(),
@@ -104,7 +116,7 @@ impl RecordFile {
                 wanted: self.module.clone(),
             });
         }
-        Ok(record)
+        Ok(Some(record))
     }
 
     /// Makes `record` durable; when this returns, no crash brings the old one back.
@@ -145,6 +157,80 @@ impl RecordFile {
         RecordError::Unreadable {
             path: self.path.clone(),
             problem,
+        }
+    }
+}
+
+/// The first format: no revision, no role, no map, no history.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FormatOne {
+    #[serde(rename = "format")]
+    _format: u32,
+    module: String,
+    generation: Option<Generation>,
+    standing: Standing,
+    open: bool,
+    peer_lacks_data: bool,
+    #[serde(default)]
+    base: Option<Generation>,
+    note: Option<String>,
+}
+
+impl From<FormatOne> for Record {
+    /// What is not known is taken for the worse: there is no map, the machine was restarted, syncs were in memory
+    /// only. That the peer stayed is not: the first format was closed by the end of both only.
+    fn from(old: FormatOne) -> Self {
+        Record {
+            generation: old.generation,
+            base: old.base,
+            standing: old.standing,
+            copy: (old.standing == Standing::Inconsistent).then_some(CopyKind::Whole),
+            open: old.open,
+            peer_lacks_data: old.peer_lacks_data,
+            note: old.note,
+            ..Record::new(&old.module)
+        }
+    }
+}
+
+/// Why bytes are no record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadRecord {
+    /// They are of a version that this one does not know.
+    #[error("its format is {0}, this version knows those up to {FORMAT}")]
+    Format(u32),
+    /// They are nothing.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl BadRecord {
+    pub(super) fn at(self, path: &Path) -> RecordError {
+        let path = path.to_owned();
+        match self {
+            BadRecord::Format(format) => RecordError::Newer { path, format },
+            BadRecord::Damaged(problem) => RecordError::Unreadable { path, problem },
+        }
+    }
+}
+
+impl Record {
+    /// Reads what lies in the state directory, of any format up to the present one.
+    ///
+    /// # Errors
+    /// [`BadRecord`]; of the two, only damaged bytes may ever be overwritten.
+    pub fn parse(text: &[u8]) -> Result<Self, BadRecord> {
+        #[derive(Deserialize)]
+        struct AnyFormat {
+            format: u32,
+        }
+        let damaged = |error: serde_json::Error| BadRecord::Damaged(error.to_string());
+        let AnyFormat { format } = serde_json::from_slice(text).map_err(damaged)?;
+        match format {
+            1 => Ok(serde_json::from_slice::<FormatOne>(text).map_err(damaged)?.into()),
+            FORMAT => serde_json::from_slice(text).map_err(damaged),
+            other => Err(BadRecord::Format(other)),
         }
     }
 }

@@ -81,12 +81,11 @@ impl Replicator {
         // Durable before the first operation of the session.
         let keeper = self.keeper.clone();
         let noted = tokio::task::spawn_blocking(move || {
+            let here = keeper.here();
             keeper.update(|record| {
                 // Who has been told to go on alone meanwhile is on a generation of its own.
                 if !record.peer_lacks_data {
-                    record.open = true;
-                    record.generation = Some(generation);
-                    record.note = None;
+                    record.open_session(generation, Role::Primary, here);
                 }
             })
         });

@@ -293,9 +293,10 @@ impl Replicator {
                 };
             }
         };
+        let here = self.keeper.here();
         let noted = self.keeper.update(|record| {
             if record.peer_lacks_data && !*self.over.borrow() {
-                record.join(generation);
+                record.join(generation, Role::Primary, here);
             }
         });
         match noted {

@@ -13,9 +13,10 @@ impl Replicator {
                 };
             }
         };
+        let here = self.keeper.here();
         let noted = self
             .keeper
-            .update(|record| record.part(generation, format!("goes on alone: {loss}")));
+            .update(|record| record.part(generation, format!("goes on alone: {loss}"), here));
         match noted {
             Ok(record) => Event::Noted {
                 generation: record.generation.unwrap_or(generation),
@@ -27,11 +28,8 @@ impl Replicator {
     }
 
     pub(super) fn note_verify(&self, reason: &str) {
-        let noted = self.keeper.update(|record| {
-            record.standing = Standing::Verify;
-            record.note = Some(format!("what was written last may not be on the disk: {reason}"));
-        });
-        if let Err(error) = noted {
+        let note = format!("what was written last may not be on the disk: {reason}");
+        if let Err(error) = self.keeper.distrust(note) {
             self.reporter.report(
                 What::Warning,
                 format!("that this copy cannot be trusted could not be noted: {error}"),
@@ -42,7 +40,14 @@ impl Replicator {
     pub(super) fn note_ended(&self, with_peer: bool) {
         let alone = self.keeper.current().peer_lacks_data;
         if (with_peer || alone)
-            && let Err(error) = self.keeper.update(|record| record.open = false)
+            && let Err(error) = self.keeper.update(|record| {
+                if alone {
+                    record.end_alone();
+                } else {
+                    // The secondary has noted its end before.
+                    record.end(End::Last);
+                }
+            })
         {
             self.reporter.report(
                 What::Warning,

@@ -46,7 +46,8 @@ pub async fn alone(
             durability: Durability::Disk,
         }],
     };
-    let keeper = Keeper::open(state, MODULE).context("cannot open the record")?;
+    let keeper =
+        Keeper::open(state, MODULE, Durability::Disk, Vec::new()).context("cannot open the record")?;
     let replicator = Replicator::new(Setup {
         config,
         store,
