@@ -3,7 +3,7 @@
 //! It lies in the state directory ([`file`]) and, a second time, on every replicated directory itself ([`volume`]);
 //! [`Keeper`] keeps all of them equal to what is in memory, and [`copies`] says what counts when they are not. It is
 //! written when roles, generations or standing change, never per operation. What two records say to each other is
-//! decided in [`decision`].
+//! decided in [`decision`], and in [`split_brain`] where both copies were changed.
 
 mod admission;
 mod boot;
@@ -13,6 +13,7 @@ mod file;
 mod generation;
 mod history;
 mod keeper;
+pub mod split_brain;
 mod volume;
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub enum Meeting {
         why: Whole,
     },
     /// The secondary has taken writes that the primary lacks, and the primary others, as far as can be known. Nothing
-    /// is done before somebody says which of them go.
+    /// is done before somebody says which of them go, see [`super::split_brain`].
     SplitBrain {
         /// The line that both come from.
         base: Option<Generation>,
