@@ -416,7 +416,7 @@ impl Shared {
                 self.note("note that this copy is outdated", move |shared| {
                     shared
                         .keeper
-                        .update(|record| record.outdate(generation, &reason))?;
+                        .devalue(|record| record.outdate(generation, &reason))?;
                     Ok(())
                 });
             }

@@ -1,9 +1,10 @@
 //! The durable record of this node's copy of one module, and the rules that read it.
 //!
-//! It lies in the state directory ([`file`]) and, a second time, on every replicated directory itself ([`volume`]);
-//! [`Keeper`] keeps all of them equal to what is in memory, and [`copies`] says what counts when they are not. It is
-//! written when roles, generations or standing change, never per operation. What two records say to each other is
-//! decided in [`decision`], and in [`split_brain`] where both copies were changed.
+//! It lies in the state directory ([`file`]) and, a second time, on every replicated directory itself
+//! ([`volume`]); [`Keeper`] keeps all of them equal to what is in memory, and [`copies`] says what counts
+//! when they are not. It is written when roles, generations or standing change, never per operation. What two
+//! records say to each other is decided in [`decision`], and in [`split_brain`] where both copies were
+//! changed.
 
 mod admission;
 mod boot;
@@ -33,7 +34,8 @@ use crate::wire::message::Generation;
 use decision::CopyState;
 use serde::{Deserialize, Serialize};
 
-/// Version of the record. History: 1, the first, without what is said by `FormatOne` in `file.rs` to be missing; 2.
+/// Version of the record. History: 1, the first, without what is said by `FormatOne` in `file.rs` to be
+/// missing; 2.
 const FORMAT: u32 = 2;
 
 /// What is durably known of this copy. The order of the fields is that of the bytes on the volume.
@@ -47,9 +49,9 @@ pub struct Record {
     pub module: String,
     /// The line of writes that this copy is on; none before the first session or the first write alone.
     pub generation: Option<Generation>,
-    /// The generation last shared with the peer, while this copy is on one of its own: a peer that still carries it
-    /// may be overwritten unasked, as this copy descends from it. Of a copy that is inconsistent by a tracked copy,
-    /// the generation that it had before.
+    /// The generation last shared with the peer, while this copy is on one of its own: a peer that still
+    /// carries it may be overwritten unasked, as this copy descends from it. Of a copy that is inconsistent
+    /// by a tracked copy, the generation that it had before.
     pub base: Option<Generation>,
     /// What this node was when it last took writes.
     pub role: Role,
@@ -57,8 +59,8 @@ pub struct Record {
     pub standing: Standing,
     /// Of an inconsistent copy, what was interrupted.
     pub copy: Option<CopyKind>,
-    /// A session's first operation may have been applied and no clean end has been recorded: whoever finds this
-    /// set after a restart has crashed and may lack, or hold alone, the last operations.
+    /// A session's first operation may have been applied and no clean end has been recorded: whoever finds
+    /// this set after a restart has crashed and may lack, or hold alone, the last operations.
     pub open: bool,
     /// This node has taken writes without its peer, on a generation of its own.
     pub peer_lacks_data: bool,
@@ -185,8 +187,9 @@ impl Record {
 
     /// This node goes on without its peer, on a new line of writes unless it is on one of its own already.
     ///
-    /// Whoever has made the map durable sets [`Record::tracked`] in the same write; after a first parting it is false
-    /// until then. What was not up-to-date has a gap in its map, and is up-to-date now because somebody said so.
+    /// Whoever has made the map durable sets [`Record::tracked`] in the same write; after a first parting it
+    /// is false until then. What was not up-to-date has a gap in its map, and is up-to-date now because
+    /// somebody said so.
     pub fn part(&mut self, generation: Generation, note: String, here: Here) {
         let was_up_to_date = self.standing == Standing::UpToDate;
         if !self.peer_lacks_data || self.generation.is_none() {
@@ -202,14 +205,15 @@ impl Record {
         self.copy = None;
     }
 
-    /// Both copies are the same and on one new line of writes, as far as this node can know. At the end of a copy the
-    /// primary writes it first, then the secondary: between the two it is the primary that everybody can copy from.
+    /// Both copies are the same and on one new line of writes, as far as this node can know. At the end of a
+    /// copy the primary writes it first, then the secondary: between the two it is the primary that everybody
+    /// can copy from.
     pub fn join(&mut self, generation: Generation, role: Role, here: Here) {
         self.open_session(generation, role, here);
     }
 
-    /// This copy is mixed until one with this generation has been copied to it completely. What it was before is of no
-    /// account any more, unless the copy brings over only what has changed since.
+    /// This copy is mixed until one with this generation has been copied to it completely. What it was before
+    /// is of no account any more, unless the copy brings over only what has changed since.
     pub fn begin_copy(&mut self, generation: Generation, kind: CopyKind, here: Here) {
         self.base = match kind {
             CopyKind::Whole => None,
@@ -232,8 +236,8 @@ impl Record {
         self.note = Some("it is being brought to the primary's state".into());
     }
 
-    /// The session has ended cleanly; everything is on disk. The secondary writes it first, then the primary, which is
-    /// the last to leave.
+    /// The session has ended cleanly; everything is on disk. The secondary writes it first, then the primary,
+    /// which is the last to leave.
     pub fn end(&mut self, end: End) {
         self.open = false;
         self.newest = end == End::Last;
@@ -254,7 +258,8 @@ impl Record {
         self.note = Some(format!("the primary goes on alone as {generation}: {reason}"));
     }
 
-    /// The copy may be another one than the record speaks of: all of it has to be compared. A mixed copy stays mixed.
+    /// The copy may be another one than the record speaks of: all of it has to be compared. A mixed copy
+    /// stays mixed.
     pub fn distrust(&mut self, note: String) {
         if self.standing == Standing::Inconsistent {
             self.copy = Some(CopyKind::Whole);
@@ -286,7 +291,8 @@ impl Record {
         if self.newest {
             return None;
         }
-        // Where both have ended it, either may begin: neither has gone on alone, unless by another start like this.
+        // Where both have ended it, either may begin: neither has gone on alone, unless by another start like
+        // this.
         if self.peer_stayed {
             return Some("the peer went on when this node left their session: it may hold newer data".into());
         }

@@ -1,7 +1,8 @@
 //! A replicated directory as the keeper of the record sees it: the place of the record's second copy.
 //!
-//! The copy is an extended attribute of the directory itself, beside the module's marker and hidden as that is. It
-//! tells a volume that was restored, exchanged or not mounted from the one that the state directory speaks of.
+//! The copy is an extended attribute of the directory itself, beside the module's marker and hidden as that
+//! is. It tells a volume that was restored, exchanged or not mounted from the one that the state directory
+//! speaks of.
 
 use super::error::BackingError;
 use super::marker::RECORD;

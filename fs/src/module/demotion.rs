@@ -104,7 +104,7 @@ impl Module {
             ));
         };
         self.keeper
-            .update(|record| record.distrust("its directories were opened for maintenance".into()))
+            .devalue(|record| record.distrust("its directories were opened for maintenance".into()))
             .map_err(|error| system("write the record", error))?;
         tokio::task::block_in_place(|| {
             self.config

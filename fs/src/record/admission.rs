@@ -8,11 +8,12 @@ use crate::wire::message::{Generation, Rejection, Start};
 const EMPTY_PRIMARY: &str = "it holds files and the primary is empty; is the primary's volume mounted?";
 
 impl Record {
-    /// Whether a secondary with this record, whose directories are `empty` or not, may begin a session as asked.
+    /// Whether a secondary with this record, whose directories are `empty` or not, may begin a session as
+    /// asked.
     ///
-    /// For a fresh start both copies must be provably equal: both empty, or on one generation and both cleanly
-    /// ended. For a copy this one must be nothing that anybody could miss: `foreign` names a directory that holds
-    /// files and no mark of this module.
+    /// For a fresh start both copies must be provably equal: both empty, or on one generation and both
+    /// cleanly ended. For a copy this one must be nothing that anybody could miss: `foreign` names a
+    /// directory that holds files and no mark of this module.
     pub fn admits(
         &self,
         empty: bool,

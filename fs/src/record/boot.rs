@@ -1,5 +1,5 @@
-//! Which run of the machine it is: a restart of the machine loses what the page cache held, a restart of `skfs` does
-//! not.
+//! Which run of the machine it is: a restart of the machine loses what the page cache held, a restart of
+//! `skfs` does not.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -11,8 +11,8 @@ const PATH: &str = "/proc/sys/kernel/random/boot_id";
 pub struct BootId(pub [u8; 16]);
 
 impl BootId {
-    /// That of the present run. None when the kernel does not tell it: then it counts as another one than any that
-    /// was noted, as after a restart.
+    /// That of the present run. None when the kernel does not tell it: then it counts as another one than any
+    /// that was noted, as after a restart.
     pub fn current() -> Option<Self> {
         let text = std::fs::read_to_string(PATH).ok()?;
         BootId::parse(text.trim_end())

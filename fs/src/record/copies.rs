@@ -1,10 +1,11 @@
-//! Several copies of one record: which of them counts, and whether they still speak of one and the same copy of the
-//! data. Pure.
+//! Several copies of one record: which of them counts, and whether they still speak of one and the same copy
+//! of the data. Pure.
 //!
-//! A write goes to the volumes first, one after the other, and to the state directory last; each is on disk before the
-//! next begins. So a crash leaves volumes that are exactly one write ahead of the state directory, and never one that
-//! is behind: that is a volume which was restored from a backup, and its files with it. With the other order the two
-//! could not be told apart, and the files of an old snapshot would pass for those that the record speaks of.
+//! A write goes to the volumes first, one after the other, and to the state directory last; each is on disk
+//! before the next begins. So a crash leaves volumes that are exactly one write ahead of the state directory,
+//! and never one that is behind: that is a volume which was restored from a backup, and its files with it.
+//! With the other order the two could not be told apart, and the files of an old snapshot would pass for
+//! those that the record speaks of.
 
 use super::{Record, RecordError};
 use crate::control::status::Standing;
@@ -37,7 +38,7 @@ pub(super) struct Settled {
 /// | format 1 | none | the state directory's |
 /// | n | all n, and the same | it |
 /// | n | each n or n+1, on its line or the next | the newest: a crash between the two |
-/// | n | one below n, without a record, unreadable, another n, above n+1, or on another line | the newest, as *verify* |
+/// | n | one below n or above n+1, none, unreadable, another n, another line | the newest, as *verify* |
 ///
 /// # Errors
 /// [`RecordError::Unreadable`] when nothing can be read and something is there.
@@ -51,16 +52,8 @@ pub(super) fn settle(
             .iter()
             .filter_map(|volume| volume.record.as_ref().ok()?.as_ref())
     };
-    // Of equal ones the state directory's, which has the whole note.
-    let newest = readable()
-        .chain(&file)
-        .fold(None, |newest: Option<&Record>, one| {
-            Some(
-                newest
-                    .filter(|newest| newest.revision > one.revision)
-                    .unwrap_or(one),
-            )
-        });
+    // Of equal ones the last, which is the state directory's: it has the whole note.
+    let newest = readable().chain(&file).max_by_key(|record| record.revision);
     let Some(newest) = newest else {
         if let Some((name, problem)) = volumes
             .iter()
@@ -103,8 +96,8 @@ pub(super) fn settle(
     })
 }
 
-/// Why a volume is not the one that the record speaks of, if so. `known` is the oldest copy that may be: that of the
-/// state directory, if there is one.
+/// Why a volume is not the one that the record speaks of, if so. `known` is the oldest copy that may be: that
+/// of the state directory, if there is one.
 fn doubt(known: &Record, newest: &Record, volume: &OnVolume) -> Option<String> {
     let name = &volume.name;
     let copy = match &volume.record {

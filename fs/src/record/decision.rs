@@ -1,8 +1,8 @@
-//! Two nodes meet: whether the one that is to be the secondary may be joined to the one that is to be the primary, and
-//! how. Pure: it decides by what the two records say.
+//! Two nodes meet: whether the one that is to be the secondary may be joined to the one that is to be the
+//! primary, and how. Pure: it decides by what the two records say.
 //!
-//! A person, or the brain, has chosen the primary. What is decided here never makes a newer copy like an older one:
-//! where the secondary's is the newer, or may be, the answer is to choose the other way round.
+//! A person, or the brain, has chosen the primary. What is decided here never makes a newer copy like an
+//! older one: where the secondary's is the newer, or may be, the answer is to choose the other way round.
 
 use super::{CopyKind, History, Role};
 use crate::config::Durability;
@@ -11,13 +11,14 @@ use crate::wire::message::Generation;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What a node tells about its copy when it meets the other. On the wire it is bounded: the only list is a history.
+/// What a node tells about its copy when it meets the other. On the wire it is bounded: the only list is a
+/// history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyState {
     /// The line of writes that the copy is on; none before the first session and the first write alone.
     pub generation: Option<Generation>,
-    /// The generation last shared with the peer, of a copy that is on a line of its own, or that was being brought to
-    /// the peer's state by a tracked copy.
+    /// The generation last shared with the peer, of a copy that is on a line of its own, or that was being
+    /// brought to the peer's state by a tracked copy.
     pub base: Option<Generation>,
     /// What the node knows of its copy.
     pub standing: Standing,
@@ -27,8 +28,8 @@ pub struct CopyState {
     pub open: bool,
     /// It has taken writes without its peer, on a generation of its own (`peer_lacks_data` in the record).
     pub wrote_alone: bool,
-    /// Its map, in memory or on disk, names everything in which a peer of generation `base` (of a session that it
-    /// remembers: of the same generation) may differ from it.
+    /// Its map, in memory or on disk, names everything in which a peer of generation `base` (of a session
+    /// that it remembers: of the same generation) may differ from it.
     pub tracked: bool,
     /// How many checkpoints its copy has been through. The count is common to both nodes and never goes back.
     pub checkpoint: u64,
@@ -36,7 +37,8 @@ pub struct CopyState {
     pub peer_checkpoint: u64,
     /// What it was last.
     pub last_role: Role,
-    /// The machine was restarted since the last session, or the writes alone, began: what was not on disk is lost.
+    /// The machine was restarted since the last session, or the writes alone, began: what was not on disk is
+    /// lost.
     pub rebooted: bool,
     /// The same process still has the session in memory: nothing that it answered is lost.
     pub remembers: bool,
@@ -62,15 +64,17 @@ pub enum Meeting {
         /// Why a map does not do.
         why: Whole,
     },
-    /// The secondary has taken writes that the primary lacks, and the primary others, as far as can be known. Nothing
-    /// is done before somebody says which of them go, see [`super::split_brain`].
+    /// The secondary has taken writes that the primary lacks, and the primary others, as far as can be known.
+    /// Nothing is done before somebody says which of them go, see [`super::split_brain`].
     SplitBrain {
         /// The line that both come from.
         base: Option<Generation>,
-        /// Both maps are without a gap from there on: together they name everything in which the copies differ.
+        /// Both maps are without a gap from there on: together they name everything in which the copies
+        /// differ.
         tracked: bool,
     },
-    /// The secondary's copy is the newer one, or the only one that can be trusted: make that node the primary.
+    /// The secondary's copy is the newer one, or the only one that can be trusted: make that node the
+    /// primary.
     PrimaryIsOlder {
         /// How that is known.
         why: Older,
@@ -188,28 +192,28 @@ enum Lines {
     PrimaryNone,
 }
 
-/// Decides how `secondary` is joined to `primary`. The first row that fits counts; "alone" is `wrote_alone`, "behind"
-/// and "ahead" speak of the secondary's generation.
+/// Decides how `secondary` is joined to `primary`. The first row that fits counts; "alone" is `wrote_alone`,
+/// "behind" and "ahead" speak of the secondary's generation.
 ///
 /// | # | primary | secondary | meeting |
 /// |---|---|---|---|
-/// | 1 | not up-to-date, not alone | the same generation or ahead, up-to-date, not empty, not foreign, checkpoints not fewer | `PrimaryIsOlder` |
+/// | 1 | not up-to-date, not alone | same generation or ahead, *fit* | `PrimaryIsOlder` |
 /// | 2 | not up-to-date | any | `Refused` |
 /// | 3 | empty | empty, not alone | `Equal` |
 /// | 4 | empty | any | `Refused` |
 /// | 5 | any | alone, no common line | `Refused` |
-/// | 6 | not alone, on the secondary's base or an earlier line of it | alone, not inconsistent | `PrimaryIsOlder` |
+/// | 6 | not alone, on a line that the secondary has left | alone, not inconsistent | `PrimaryIsOlder` |
 /// | 7 | any | alone | `SplitBrain` |
 /// | 8 | any | empty | `Whole` |
 /// | 9 | any | foreign | `Refused` |
-/// | 10 | checkpoints fewer than the secondary knows of, common line | up-to-date | `PrimaryIsOlder` |
-/// | 11 | alone, tracked | inconsistent by a tracked copy from this generation and base, checkpoints not fewer | `Tracked` |
+/// | 10 | fewer checkpoints than the secondary knows of, common line | up-to-date | `PrimaryIsOlder` |
+/// | 11 | alone, tracked | inconsistent by a *tracked copy of this line* | `Tracked` |
 /// | 12 | any | inconsistent | `Whole` |
 /// | 13 | any | no generation | `Refused` |
 /// | 14 | no generation, or no common line, or another branch | not alone | `Refused` |
 /// | 15 | on a line that the secondary has left | ahead, not alone | `PrimaryIsOlder` |
 /// | 16 | any | verify | `Whole` |
-/// | 17 | any | checkpoints fewer than the primary knows of | `Whole` |
+/// | 17 | any | fewer checkpoints than the primary knows of | `Whole` |
 /// | 18 | any | behind the primary's base, if it has one | `Whole` |
 /// | 19 | tracked | on the primary's base | `Tracked` |
 /// | 20 | not tracked | on the primary's base | `Whole` |
@@ -217,17 +221,22 @@ enum Lines {
 /// | 22 | clean | same generation, clean, up-to-date, as many checkpoints | `Equal` |
 /// | 23 | clean, fewer checkpoints | same generation, clean, up-to-date | `PrimaryIsOlder` |
 /// | 24 | clean | same generation, clean, up-to-date, fewer checkpoints | `Whole` |
-/// | 25 | the source of the two, tracked, and it remembers the session or ended it cleanly | same generation | `Tracked` |
-/// | 26 | the source of the two | same generation | `Whole` |
+/// | 25 | the source, tracked, remembers the session or ended it cleanly | same generation | `Tracked` |
+/// | 26 | the source | same generation | `Whole` |
 /// | 27 | not the source | same generation | `PrimaryIsOlder` |
 ///
-/// The source of two copies of one generation, one of which has crashed: the node that still remembers the session
-/// (both: the one that was primary last), else the only one that ended cleanly, else the only one whose machine was
-/// not restarted, else the one that was primary last (both or neither: the one chosen). A secondary whose machine was
-/// restarted before a clean end, and that answered syncs from memory, is never the source over the last primary.
+/// *Fit*: up-to-date, not empty, not foreign, and not fewer checkpoints than the primary knows of. *A tracked
+/// copy of this line*: begun from the primary's generation and base, with as many checkpoints as the primary
+/// knows of.
 ///
-/// An "outdated" secondary on the primary's own generation was told of a parting that never came to be: it counts as
-/// one that has crashed.
+/// The source of two copies of one generation, one of which has crashed: the node that still remembers the
+/// session (both: the one that was primary last), else the only one that ended cleanly, else the only one
+/// whose machine was not restarted, else the one that was primary last (both or neither: the one chosen). A
+/// secondary whose machine was restarted before a clean end, and that answered syncs from memory, is never
+/// the source over the last primary.
+///
+/// An "outdated" secondary on the primary's own generation was told of a parting that never came to be: it
+/// counts as one that has crashed.
 pub fn meet(primary: &CopyState, secondary: &CopyState) -> Meeting {
     let lines = lines(primary, secondary);
     if let Some(meeting) = unfit_primary(primary, secondary, lines)
@@ -242,7 +251,8 @@ pub fn meet(primary: &CopyState, secondary: &CopyState) -> Meeting {
     if secondary.foreign {
         return Meeting::refused(Refused::Foreign);
     }
-    // An inconsistent secondary's own count says nothing of the primary: it may be of the copy that was interrupted.
+    // An inconsistent secondary's own count says nothing of the primary: it may be of the copy that was
+    // interrupted.
     if secondary.standing == Standing::UpToDate
         && primary.checkpoint < secondary.peer_checkpoint
         && lines.are_related()
@@ -280,7 +290,8 @@ fn unfit_primary(primary: &CopyState, secondary: &CopyState, lines: Lines) -> Op
     if primary.standing == Standing::UpToDate {
         return None;
     }
-    // A primary that is not up-to-date and has writes of its own is not just older: neither copy holds the other.
+    // A primary that is not up-to-date and has writes of its own is not just older: neither copy holds the
+    // other.
     let secondary_is_better = !primary.wrote_alone
         && matches!(
             lines,
@@ -356,8 +367,8 @@ fn mixed(primary: &CopyState, secondary: &CopyState) -> Meeting {
 fn same_generation(primary: &CopyState, secondary: &CopyState) -> Meeting {
     let is_clean = |copy: &CopyState| !copy.open && copy.standing == Standing::UpToDate;
     if is_clean(primary) && is_clean(secondary) {
-        // The last checkpoint before a clean end is common to both. A generation may see many clean ends: a copy
-        // that was restored to an earlier one of them says nothing else that would give it away.
+        // The last checkpoint before a clean end is common to both. A generation may see many clean ends: a
+        // copy that was restored to an earlier one of them says nothing else that would give it away.
         return match primary.checkpoint.cmp(&secondary.checkpoint) {
             std::cmp::Ordering::Equal => Meeting::Equal,
             std::cmp::Ordering::Less => Meeting::older(Older::PrimaryRestored),
@@ -456,8 +467,8 @@ impl Lines {
 }
 
 impl Meeting {
-    /// What becomes of it once a person has said that whatever the secondary holds may be lost. A primary that is not
-    /// up-to-date is no source even then.
+    /// What becomes of it once a person has said that whatever the secondary holds may be lost. A primary
+    /// that is not up-to-date is no source even then.
     pub fn overwriting(self) -> Self {
         match self {
             Meeting::Equal | Meeting::Tracked | Meeting::Whole { .. } => self,

@@ -1,4 +1,5 @@
-//! The file that the record lies in: replaced atomically, written beside, synced, renamed, and the directory synced.
+//! The file that the record lies in: replaced atomically, written beside, synced, renamed, and the directory
+//! synced.
 
 use super::{BadVolumeCopy, CopyKind, FORMAT, Record};
 use crate::backing::BackingError;
@@ -178,8 +179,8 @@ struct FormatOne {
 }
 
 impl From<FormatOne> for Record {
-    /// What is not known is taken for the worse: there is no map, the machine was restarted, syncs were in memory
-    /// only. That the peer stayed is not: the first format was closed by the end of both only.
+    /// What is not known is taken for the worse: there is no map, the machine was restarted, syncs were in
+    /// memory only. That the peer stayed is not: the first format was closed by the end of both only.
     fn from(old: FormatOne) -> Self {
         Record {
             generation: old.generation,

@@ -13,8 +13,8 @@ use tracing::warn;
 /// Longest note. A reason may come from the peer, and the file is read up to a limit.
 const NOTE_BYTES_MAX: usize = 4 << 10;
 
-/// The record in memory and on disk, kept equal. Lock order: `places`, `current`; only the first is held while the disk
-/// is waited for, so that whoever only looks (a status, a caller) waits for no disk.
+/// The record in memory and on disk, kept equal. Lock order: `places`, `current`; only the first is held
+/// while the disk is waited for, so that whoever only looks (a status, a caller) waits for no disk.
 #[derive(Debug)]
 pub struct Keeper {
     places: Mutex<Places>,
@@ -31,8 +31,8 @@ struct Places {
 }
 
 impl Keeper {
-    /// Reads the record and brings copies that say something else up to date. One that cannot be read is an error
-    /// for a person to look at, unless another copy can be.
+    /// Reads the record and brings copies that say something else up to date. One that cannot be read is an
+    /// error for a person to look at, unless another copy can be.
     ///
     /// `durability` is the weakest of the module's; `volumes` are its directories.
     pub fn open(
@@ -72,17 +72,17 @@ impl Keeper {
         self.lock().clone()
     }
 
-    /// Changes the record; durable in every place when this returns. After an error the old record stands for this
-    /// process; a later one may find the new one, if that reached a disk. Both are true then: no change is made
-    /// before what it says is, and nothing is done that it allows before it is durable.
+    /// Changes the record; durable in every place when this returns. After an error the old record stands for
+    /// this process; a later one may find the new one, if that reached a disk. Both are true then: no change
+    /// is made before what it says is, and nothing is done that it allows before it is durable.
     pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<Record, RecordError> {
         self.write(change, Places::save)
     }
 
-    /// As [`Keeper::update`], for a change that takes trust away. The volume itself may be what fails: one place is
-    /// enough, since of several copies the newest counts.
-    pub fn distrust(&self, note: String) -> Result<Record, RecordError> {
-        self.write(|record| record.distrust(note), Places::save_somewhere)
+    /// As [`Keeper::update`], for a change that only lowers what the copy is worth. The volume itself may be
+    /// what fails: one place is enough, since of several copies the newest counts.
+    pub fn devalue(&self, change: impl FnOnce(&mut Record)) -> Result<Record, RecordError> {
+        self.write(change, Places::save_somewhere)
     }
 
     fn write(
@@ -137,8 +137,13 @@ impl Places {
         let settled = copies::settle(module, file, &on_volumes)?;
         let mut record = settled.record;
         if settled.is_new {
-            let note = record.note.as_deref().unwrap_or_default();
-            warn!(revision = settled.revision, standing = ?record.standing, note, "copies of the record differed");
+            let (standing, note) = (record.standing, record.note.as_deref().unwrap_or_default());
+            warn!(
+                revision = settled.revision,
+                ?standing,
+                note,
+                "copies of the record differed"
+            );
             record.revision = settled.revision + 1;
             self.save(&record)?;
         }
@@ -169,8 +174,8 @@ impl Places {
     }
 }
 
-/// What a volume says. That of another module or a later version is an error at once; what is damaged may be written
-/// anew.
+/// What a volume says. That of another module or a later version is an error at once; what is damaged may be
+/// written anew.
 fn read(volume: &Volume, module: &str) -> Result<Result<Option<Record>, String>, RecordError> {
     let Some(bytes) = volume.record()? else {
         return Ok(Ok(None));

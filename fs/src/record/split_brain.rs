@@ -39,14 +39,17 @@ pub enum Resolution {
     Manual,
 }
 
-/// Applies `policy`. What is not known cannot be weighed: then a person decides, unless nothing needs weighing.
+/// Applies `policy`. What is not known cannot be weighed: then a person decides, unless nothing needs
+/// weighing.
 ///
-/// | policy | both known | one unknown |
+/// | policy | of two known amounts | one unknown |
 /// |---|---|---|
-/// | `keep-primary` | the primary's stay | the primary's stay |
-/// | `discard-least-changes` | fewer bytes lose, with as many bytes fewer inodes; as many of both: manual, but nothing on either side: the primary's stay | manual |
-/// | `discard-zero-changes` | nothing on the secondary: the primary's stay; nothing on the primary only: the secondary's; else manual | manual |
+/// | `keep-primary` | the secondary's go | the secondary's go |
+/// | `discard-least-changes` | fewer bytes go; of as many, fewer inodes; equal: manual | manual |
+/// | `discard-zero-changes` | who has none loses none; both have some: manual | manual |
 /// | `manual` | manual | manual |
+///
+/// Where a side has changed nothing, both weighing policies keep the other; where neither has, the primary's.
 pub fn resolve(policy: Policy, primary: &Change, secondary: &Change) -> Resolution {
     match policy {
         Policy::KeepPrimary => return Resolution::KeepPrimary,

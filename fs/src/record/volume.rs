@@ -1,9 +1,9 @@
-//! The record as it lies on the volume: bytes of one length, so that a volume that has none to spare takes every
-//! later one in the place of the first.
+//! The record as it lies on the volume: bytes of one length, so that a volume that has none to spare takes
+//! every later one in the place of the first.
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | up to 504 | the fields of [`Record`] in their order, encoded as on the wire; the note cut to 64 bytes |
+//! | 0 | up to 504 | the fields of [`Record`] in their order, encoded as in a message; the note cut short |
 //! | then | up to offset 504 | zeros |
 //! | 504 | 8 | the first bytes of the BLAKE3 sum of all before |
 //!
@@ -19,7 +19,8 @@ const BODY_BYTES: usize = BYTES - SUM_BYTES;
 /// A name of a module of 63 bytes and a full history leave room for it.
 const NOTE_BYTES: usize = 64;
 
-/// A record that does not fit the volume, which no name of a module within the limits of a configuration makes.
+/// A record that does not fit the volume, which no name of a module within the limits of a configuration
+/// makes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the record does not fit the {BODY_BYTES} bytes that it has on the volume: {0}")]
 pub struct BadVolumeCopy(String);

@@ -29,7 +29,7 @@ impl Replicator {
 
     pub(super) fn note_verify(&self, reason: &str) {
         let note = format!("what was written last may not be on the disk: {reason}");
-        if let Err(error) = self.keeper.distrust(note) {
+        if let Err(error) = self.keeper.devalue(|record| record.distrust(note)) {
             self.reporter.report(
                 What::Warning,
                 format!("that this copy cannot be trusted could not be noted: {error}"),

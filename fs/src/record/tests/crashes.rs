@@ -1,4 +1,5 @@
-//! Scenario r: a crash at each step of the end of a copy, of a swap and of a clean stop, as the two records show it.
+//! Scenario r: a crash at each step of the end of a copy, of a swap and of a clean stop, as the two records
+//! show it.
 
 use super::*;
 use crate::record::decision::{Meeting, Older, Whole, meet};

@@ -1,4 +1,5 @@
-//! The copies of the record on real directories: crashes between two of them, and volumes that are not the ones meant.
+//! The copies of the record on real directories: crashes between two of them, and volumes that are not the
+//! ones meant.
 
 use super::*;
 use crate::backing::Volume;
