@@ -168,6 +168,16 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// What an answered sync of any directory can rely on.
+    pub fn weakest_durability(&self) -> Durability {
+        let is_memory = |replicate: &Replicate| replicate.durability == Durability::Memory;
+        if self.replicate.iter().any(is_memory) {
+            Durability::Memory
+        } else {
+            Durability::Disk
+        }
+    }
+
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {

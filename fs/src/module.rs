@@ -78,10 +78,18 @@ pub struct Module {
 impl Module {
     /// Opens the directories, clears what a killed predecessor left, covers them, and listens for the peer.
     pub async fn start(config: Config) -> anyhow::Result<Arc<Self>> {
-        let keeper = Arc::new(Keeper::open(&config.state, &config.module)?);
         let reporter = Reporter::default();
+        let (directories, keeper) = tokio::task::block_in_place(|| {
+            let directories = Directories::open(&config)?;
+            let keeper = Keeper::open(
+                &config.state,
+                &config.module,
+                config.weakest_durability(),
+                directories.volumes()?,
+            )?;
+            anyhow::Ok((directories, Arc::new(keeper)))
+        })?;
         let maps = Arc::new(open_maps(&config, &reporter)?);
-        let directories = tokio::task::block_in_place(|| Directories::open(&config))?;
         let endpoint = Endpoint::bind(&config).context("cannot begin to listen for the peer")?;
         let module = Arc::new(Module {
             config,

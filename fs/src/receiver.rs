@@ -9,11 +9,10 @@ use crate::admission;
 use crate::backing::Store;
 use crate::clock;
 use crate::control::event::{Reporter, What};
-use crate::control::status::Standing;
 use crate::latency::Ring;
 use crate::link::{self, Executor, Outbox};
 use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome};
-use crate::record::{Keeper, Record};
+use crate::record::{CopyKind, End, Keeper, Record, Role};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
 use crate::wire::frame::Message;
 use crate::wire::message::{
@@ -381,15 +380,13 @@ impl Shared {
                 inner.tracked.begin(checkpoints);
                 self.store.forget_all();
                 self.note("note that a session is open", move |shared| {
+                    let generation = generation.context("the primary has no generation")?;
                     shared.take_over(&tops)?;
                     shared.mark()?;
+                    let here = shared.keeper.here();
                     shared.keeper.update(|record| {
-                        record.open = true;
-                        record.generation = generation;
-                        record.checkpoint = record.checkpoint.max(checkpoints);
-                        record.standing = Standing::UpToDate;
-                        record.peer_lacks_data = false;
-                        record.note = None;
+                        record.open_session(generation, Role::Secondary, here);
+                        record.checkpoint = checkpoints;
                     })?;
                     Ok(())
                 });
@@ -397,25 +394,33 @@ impl Shared {
             Action::NoteInconsistent => {
                 let pending = inner.pending.as_ref();
                 let generation = pending.and_then(|candidate| candidate.generation);
-                let tracked = pending.is_some_and(|candidate| candidate.tracked);
+                let kind = pending.map_or(CopyKind::Whole, |candidate| candidate.kind);
+                let checkpoints = pending.map_or(0, |candidate| candidate.checkpoints);
                 inner.before = None;
                 inner.peer_handles.clear();
-                inner.tracked.begin(0);
+                inner.tracked.begin(checkpoints);
                 self.store.forget_all();
                 self.note("note that this copy is mixed", move |shared| {
                     let generation = generation.context("the primary has no generation")?;
+                    let here = shared.keeper.here();
                     shared
                         .keeper
-                        .update(|record| record.begin_copy(generation, tracked))?;
+                        .update(|record| record.begin_copy(generation, kind, here))?;
                     shared.mark()?;
                     shared.store.remove_displaced()?;
                     Ok(())
                 });
             }
             Action::NoteComplete { generation } => {
+                // Nothing was counted while it copied.
+                let checkpoints = inner.tracked.counted;
                 self.note("note that the copy is complete", move |shared| {
                     shared.store.remove_displaced()?;
-                    shared.keeper.update(|record| record.join(generation))?;
+                    let here = shared.keeper.here();
+                    shared.keeper.update(|record| {
+                        record.join(generation, Role::Secondary, here);
+                        record.checkpoint = checkpoints;
+                    })?;
                     shared
                         .reporter
                         .report(What::InSync, "the copy is complete; this node's copy is in sync");
@@ -423,17 +428,15 @@ impl Shared {
                 });
             }
             Action::NoteClean => self.note("note the clean end of the session", |shared| {
-                shared.keeper.update(|record| record.open = false)?;
+                // The primary notes its own end once it hears of this one.
+                shared.keeper.update(|record| record.end(End::Together))?;
                 Ok(())
             }),
             Action::NoteOutdated { generation, reason } => {
                 self.note("note that this copy is outdated", move |shared| {
-                    shared.keeper.update(|record| {
-                        if record.standing != Standing::Inconsistent {
-                            record.standing = Standing::Outdated;
-                        }
-                        record.note = Some(format!("the primary goes on alone as {generation}: {reason}"));
-                    })?;
+                    shared
+                        .keeper
+                        .devalue(|record| record.outdate(generation, &reason))?;
                     Ok(())
                 });
             }

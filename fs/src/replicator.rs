@@ -10,13 +10,13 @@ use crate::clock;
 use crate::config::{Config, OnPeerLoss};
 use crate::control::command::{Refusal, RefusalKind};
 use crate::control::event::{Reporter, What};
-use crate::control::status::{Latencies, Standing};
+use crate::control::status::Latencies;
 use crate::dirty::store::MapStore;
 use crate::latency::Ring;
 use crate::link::{self, Endpoint, LinkError, Outbox};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::receiver::Premises;
-use crate::record::{Keeper, random_bytes};
+use crate::record::{End, Keeper, Role, random_bytes};
 use crate::session::coverage::ClaimId;
 use crate::session::loss::Loss;
 use crate::session::names::{LookupTicket, Raced};
@@ -27,7 +27,7 @@ use crate::wire::message::{
 };
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -82,6 +82,9 @@ pub struct Replicator {
     copies: copy::Copies,
     maps: Arc<MapStore>,
     marks: Arc<Marks>,
+    /// One more than the count of checkpoints that a map read from disk remembers of the secondary; 0: that of this
+    /// node's record.
+    peer_counted: AtomicU64,
     /// Only one `connect` at a time.
     connecting: tokio::sync::Mutex<()>,
     local: Ring,
@@ -168,6 +171,7 @@ impl Replicator {
             copies: copy::Copies::default(),
             maps: setup.maps,
             marks: Arc::default(),
+            peer_counted: AtomicU64::new(0),
             connecting: tokio::sync::Mutex::new(()),
             local: Ring::default(),
             wire: Ring::default(),
@@ -510,9 +514,16 @@ impl Replicator {
                     let saved = self.saved(&inner.primary);
                     deferred.push_back(Deferred::NoteAlone(loss, saved));
                 }
-                Action::Ended { with_peer } => {
+                Action::Ended {
+                    with_peer,
+                    checkpoints,
+                } => {
                     let saved = self.saved(&inner.primary);
-                    deferred.push_back(Deferred::NoteEnded { with_peer, saved });
+                    deferred.push_back(Deferred::NoteEnded {
+                        with_peer,
+                        checkpoints,
+                        saved,
+                    });
                 }
                 Action::Mark { seq, records } => {
                     let saved = records
@@ -520,7 +531,7 @@ impl Replicator {
                         .map(|record| self.saved_record(&inner.primary, record));
                     self.marks.add(seq, saved);
                 }
-                Action::NoteCheckpoint => deferred.push_back(Deferred::NoteCheckpoint),
+                Action::NoteCheckpoint { more } => deferred.push_back(Deferred::NoteCheckpoint { more }),
                 Action::Close { reason } => {
                     if let Some(out) = inner.out.take() {
                         warn!(%reason, "closing the connection to the secondary");

@@ -11,6 +11,8 @@ use rustix::io::Errno;
 /// What our own attributes begin with. Those of a replicated directory itself are never shown, shipped or verified.
 const OWN: &[u8] = b"trusted.sidekick.";
 const MODULE: &[u8] = b"trusted.sidekick.module";
+/// The record's copy, see [`super::volume`].
+pub(super) const RECORD: &[u8] = b"trusted.sidekick.record";
 
 /// True for our own extended attributes of a replicated directory; elsewhere those are attributes like any other.
 pub(super) fn is_own(is_root: bool, name: &[u8]) -> bool {

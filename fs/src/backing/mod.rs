@@ -4,6 +4,7 @@
 //! descriptors are open ([`open`], [`written`]), what can be asked of one node ([`node`], [`read`]), what can
 //! be done to it ([`apply`], [`entries`], [`data`]), and what is said about failures ([`refusal`], [`room`],
 //! [`repair`]). A copy uses [`identify`], [`index`], [`place`], [`displaced`], [`whole`], [`blocks`] and [`marker`].
+//! [`volume`] is another view of a directory: the place of the record's second copy.
 
 mod abilities;
 mod acl;
@@ -28,6 +29,7 @@ mod refusal;
 mod repair;
 mod room;
 mod store;
+mod volume;
 mod walk;
 mod whole;
 mod written;
@@ -43,4 +45,5 @@ pub use place::Above;
 pub use read::{Directory, Entry, Sought};
 pub use rustix::fs::{Stat, StatVfs};
 pub use store::{Found, Store};
+pub use volume::Volume;
 pub use walk::{RESERVED, is_reserved};

@@ -359,7 +359,7 @@ impl Store {
 }
 
 impl Root {
-    fn open(descriptor: OwnedFd) -> Result<(Root, FileHandle), BackingError> {
+    pub(super) fn open(descriptor: OwnedFd) -> Result<(Root, FileHandle), BackingError> {
         let directory = name_of(&descriptor);
         let fail = |attempt: &'static str| {
             let directory = directory.clone();

@@ -3,7 +3,6 @@
 use super::{Module, Role, Shown, refusal, system};
 use crate::control::command::{Refusal, RefusalKind, Reply};
 use crate::control::event::What;
-use crate::control::status::Standing;
 use crate::fuse::Mounted;
 use crate::mount::{cover, holders, teardown};
 use std::sync::Arc;
@@ -105,10 +104,7 @@ impl Module {
             ));
         };
         self.keeper
-            .update(|record| {
-                record.standing = Standing::Verify;
-                record.note = Some("its directories were opened for maintenance".into());
-            })
+            .devalue(|record| record.distrust("its directories were opened for maintenance".into()))
             .map_err(|error| system("write the record", error))?;
         tokio::task::block_in_place(|| {
             self.config

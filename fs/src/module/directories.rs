@@ -1,6 +1,7 @@
 //! The module's directories: opened before anything is mounted over them, covered, and who holds them open.
 
 use super::{Module, refusal, system};
+use crate::backing::Volume;
 use crate::config::Config;
 use crate::control::command::{Refusal, RefusalKind};
 use crate::control::event::What;
@@ -147,5 +148,14 @@ impl Directories {
             roots,
             _claims: claims,
         })
+    }
+
+    /// Where the record has its copies.
+    pub(super) fn volumes(&self) -> anyhow::Result<Vec<Volume>> {
+        let volume = |root: &OwnedFd| {
+            let descriptor = root.try_clone().context("cannot copy a descriptor")?;
+            Ok(Volume::open(descriptor)?)
+        };
+        self.roots.iter().map(volume).collect()
     }
 }

@@ -127,7 +127,6 @@ impl Module {
     fn note_alone(&self, note: &str, former: Option<&Receiver>) -> Result<(), Refusal> {
         let generation = Generation::random().map_err(|error| system("make a generation", error))?;
         let saved = former.map(|receiver| receiver.saved(generation));
-        let checkpoint = saved.as_ref().map(|saved| saved.peer_checkpoint);
         let tracked = match saved.map(|saved| self.maps.replace(&saved)) {
             Some(Ok(())) => true,
             Some(Err(error)) => {
@@ -137,12 +136,11 @@ impl Module {
             }
             None => false,
         };
+        let here = self.keeper.here();
         self.keeper
             .update(|record| {
-                record.part(generation, note.to_owned());
+                record.part(generation, note.to_owned(), here);
                 record.tracked = tracked;
-                // What the other node has counted at least.
-                record.checkpoint = checkpoint.unwrap_or(record.checkpoint);
             })
             .map_err(|error| system("write the record", error))?;
         info!(%generation, note, "goes on alone");

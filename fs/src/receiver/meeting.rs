@@ -6,8 +6,8 @@ use super::*;
 pub(super) struct Candidate {
     pub(super) present: Present,
     pub(super) generation: Option<Generation>,
-    /// The copy that it asks for brings over what the primary's map names, and nothing else.
-    pub(super) tracked: bool,
+    /// How much the copy that it asks for brings over.
+    pub(super) kind: CopyKind,
     /// Checkpoints that the primary counted.
     pub(super) checkpoints: u64,
     /// The attributes of the primary's directories.
@@ -48,9 +48,19 @@ impl Shared {
                 .before
                 .clone()
                 .unwrap_or_else(|| self.keeper.current());
-            let empty = premises.offers.iter().all(|offer| offer.empty);
-            let peer_empty = hello.directories.iter().all(|offer| offer.empty);
-            record.admits(empty, premises.foreign.as_deref(), &hello.start, peer_empty)?;
+            let present = crate::record::Present {
+                boot_id: self.keeper.here().boot_id,
+                remembers: false,
+                map_is_complete: false,
+                peer_checkpoint: match record.role {
+                    // It counts a checkpoint after the other node has.
+                    Role::Primary => record.checkpoint,
+                    Role::Secondary | Role::None => 0,
+                },
+                empty: premises.offers.iter().all(|offer| offer.empty),
+                foreign: premises.foreign.is_some(),
+            };
+            record.admits(&present, premises.foreign.as_deref(), &hello.start, &hello.copy)?;
         }
         Ok(warnings)
     }
@@ -70,16 +80,16 @@ impl Shared {
             Start::Fresh { generation, .. } | Start::Copy { generation, .. } => Some(generation),
             Start::Resume { .. } => None,
         };
-        let (tracked, checkpoints) = match hello.start {
-            Start::Fresh { checkpoints, .. } => (false, checkpoints),
-            Start::Copy { tracked, .. } => (tracked, 0),
-            Start::Resume { .. } => (false, 0),
-        };
+        let tracked = matches!(hello.start, Start::Copy { tracked: true, .. });
         let candidate = Candidate {
             present: Present { connection, out },
             generation,
-            tracked,
-            checkpoints,
+            kind: if tracked {
+                CopyKind::Tracked
+            } else {
+                CopyKind::Whole
+            },
+            checkpoints: hello.copy.checkpoint,
             tops: hello.directories.iter().map(|offer| offer.top).collect(),
             offers: premises.offers,
             identities: premises.identities,

@@ -17,7 +17,7 @@ pub(super) struct Tracked {
     /// Checkpoints that were received, and the epochs that they ended, oldest first.
     sealed: VecDeque<(Number, EpochId)>,
     /// How many checkpoints the primary has counted, as far as it has told.
-    counted: u64,
+    pub(super) counted: u64,
 }
 
 impl Tracked {

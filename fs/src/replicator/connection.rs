@@ -1,6 +1,8 @@
 //! Makes the connection to the secondary, and makes it again while the session may go on.
 
 use super::*;
+use crate::record::Present;
+use crate::record::decision::CopyState;
 
 /// Pauses between attempts to connect again: short at first, since most breaks are.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -60,7 +62,6 @@ impl Replicator {
         let start = Start::Fresh {
             generation,
             clean: !record.open,
-            checkpoints: record.checkpoint,
         };
         let by_copy = |rejection: &Rejection| match rejection {
             Rejection::FullCopyNeeded(_) => true,
@@ -82,12 +83,11 @@ impl Replicator {
         // Durable before the first operation of the session.
         let keeper = self.keeper.clone();
         let noted = tokio::task::spawn_blocking(move || {
+            let here = keeper.here();
             keeper.update(|record| {
                 // Who has been told to go on alone meanwhile is on a generation of its own.
                 if !record.peer_lacks_data {
-                    record.open = true;
-                    record.generation = Some(generation);
-                    record.note = None;
+                    record.open_session(generation, Role::Primary, here);
                 }
             })
         });
@@ -422,6 +422,20 @@ impl Replicator {
         Err(Unmet::Unreachable(unreachable.join("; ")))
     }
 
+    /// What this node says of its own copy.
+    fn copy_state(&self, premises: &Premises) -> CopyState {
+        let record = self.keeper.current();
+        let present = Present {
+            boot_id: self.keeper.here().boot_id,
+            remembers: false,
+            map_is_complete: self.lock().primary.copy_plan().is_some(),
+            peer_checkpoint: self.peer_checkpoint(&record),
+            empty: premises.offers.iter().all(|offer| offer.empty),
+            foreign: false,
+        };
+        record.state(&present)
+    }
+
     async fn meet_at(
         &self,
         address: SocketAddr,
@@ -442,6 +456,7 @@ impl Replicator {
             node: self.config.node.clone(),
             session,
             start: start.clone(),
+            copy: self.copy_state(premises),
             directories: premises.offers.clone(),
             identities: premises.identities.clone(),
         });

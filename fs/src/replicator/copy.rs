@@ -225,7 +225,6 @@ impl Replicator {
             base: record.base,
             overwrite,
             tracked: plan.is_some(),
-            checkpoints: record.checkpoint,
         };
         let met = self.meet_settled(endpoint, premises, session, &start).await;
         let (sender, receiver, welcome) = match met {
@@ -395,9 +394,10 @@ impl Replicator {
                 reason: format!("this node's disk cannot be synced: {errno}"),
             };
         }
+        let here = self.keeper.here();
         let noted = self.keeper.update(|record| {
             if record.peer_lacks_data && !*self.over.borrow() {
-                record.join(generation);
+                record.join(generation, Role::Primary, here);
             }
         });
         match noted {

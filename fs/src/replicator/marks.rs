@@ -8,6 +8,7 @@
 use super::*;
 use crate::dirty::store::{MapStore, Saved, SavedNode, SavedRecord};
 use crate::dirty::{Content, MarkSeq, Record};
+use crate::record::Record as CopyRecord;
 use std::sync::{Condvar, Weak};
 
 /// What the marks thread and those who number share.
@@ -155,12 +156,20 @@ impl Replicator {
         Some(Saved {
             generation: Generation([0; 16]),
             names_moved,
-            peer_checkpoint: self.keeper.current().checkpoint,
+            peer_checkpoint: self.peer_checkpoint(&self.keeper.current()),
             everything: false,
             nodes,
             names: plan.names,
             additions: plan.additions,
         })
+    }
+
+    /// How many checkpoints the secondary had counted at least when the two parted.
+    pub(super) fn peer_checkpoint(&self, record: &CopyRecord) -> u64 {
+        match self.peer_counted.load(Ordering::Acquire) {
+            0 => record.checkpoint,
+            counted => counted - 1,
+        }
     }
 
     /// Keeps the map under `generation`. False when there is none or it cannot be kept: the next copy is whole.
@@ -179,6 +188,7 @@ impl Replicator {
     }
 
     pub(super) fn clear_map(&self) {
+        self.peer_counted.store(0, Ordering::Release);
         if let Err(error) = self.maps.clear() {
             // It is of another generation and so of no effect.
             debug!(%error, "the dirty map of the time alone is not removed");
@@ -234,6 +244,8 @@ impl Replicator {
                 peers.insert(*new, handle.clone());
             }
         }
+        self.peer_counted
+            .store(saved.peer_checkpoint + 1, Ordering::Release);
         let names_moved = saved.names_moved;
         let saved = saved.renumber(|old| numbers.get(&old).copied().unwrap_or(old));
         let map = saved.into_map(self.config.extent_bytes);

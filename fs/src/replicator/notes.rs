@@ -17,8 +17,9 @@ impl Replicator {
             }
         };
         let tracked = self.save_map(saved, generation);
+        let here = self.keeper.here();
         let noted = self.keeper.update(|record| {
-            record.part(generation, format!("goes on alone: {loss}"));
+            record.part(generation, format!("goes on alone: {loss}"), here);
             record.tracked = tracked;
         });
         match noted {
@@ -32,11 +33,8 @@ impl Replicator {
     }
 
     pub(super) fn note_verify(&self, reason: &str) {
-        let noted = self.keeper.update(|record| {
-            record.standing = Standing::Verify;
-            record.note = Some(format!("what was written last may not be on the disk: {reason}"));
-        });
-        if let Err(error) = noted {
+        let note = format!("what was written last may not be on the disk: {reason}");
+        if let Err(error) = self.keeper.devalue(|record| record.distrust(note)) {
             self.reporter.report(
                 What::Warning,
                 format!("that this copy cannot be trusted could not be noted: {error}"),
@@ -45,8 +43,8 @@ impl Replicator {
     }
 
     /// Counts a checkpoint that both nodes have.
-    pub(super) fn note_checkpoint(&self) -> Event {
-        match self.keeper.update(|record| record.checkpoint += 1) {
+    pub(super) fn note_checkpoint(&self, more: u64) -> Event {
+        match self.keeper.update(|record| record.checkpoint += more) {
             Ok(_) => Event::CheckpointNoted,
             Err(error) => {
                 let message = format!("a checkpoint could not be noted: {error}");
@@ -56,7 +54,7 @@ impl Replicator {
         }
     }
 
-    pub(super) fn note_ended(&self, with_peer: bool, saved: Option<Saved>) {
+    pub(super) fn note_ended(&self, with_peer: bool, checkpoints: u64, saved: Option<Saved>) {
         let record = self.keeper.current();
         let alone = record.peer_lacks_data;
         // The exact map in place of the records, which are coarser.
@@ -66,8 +64,14 @@ impl Replicator {
         };
         if (with_peer || alone)
             && let Err(error) = self.keeper.update(|record| {
-                record.open = false;
+                if alone {
+                    record.end_alone();
+                } else {
+                    // The secondary has noted its end before.
+                    record.end(End::Last);
+                }
                 record.tracked = tracked;
+                record.checkpoint += checkpoints;
             })
         {
             self.reporter.report(

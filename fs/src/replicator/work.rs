@@ -23,7 +23,9 @@ pub(super) enum Deferred {
         result: Result<Applied, Errno>,
     },
     NoteAlone(Loss, Option<Saved>),
-    NoteCheckpoint,
+    NoteCheckpoint {
+        more: u64,
+    },
     /// The pair is in sync: no map is needed.
     ClearMap,
     NoteVerify {
@@ -31,6 +33,7 @@ pub(super) enum Deferred {
     },
     NoteEnded {
         with_peer: bool,
+        checkpoints: u64,
         saved: Option<Saved>,
     },
     NoteJoined,
@@ -73,7 +76,7 @@ impl Replicator {
                 Deferred::Check { .. }
                 | Deferred::ReadBack { .. }
                 | Deferred::NoteAlone(..)
-                | Deferred::NoteCheckpoint
+                | Deferred::NoteCheckpoint { .. }
                 | Deferred::ClearMap
                 | Deferred::NoteVerify { .. }
                 | Deferred::NoteJoined
@@ -131,7 +134,7 @@ impl Replicator {
                 Event::ReadBack { slot, operations }
             }
             Deferred::NoteAlone(loss, saved) => self.note_alone(&loss, saved),
-            Deferred::NoteCheckpoint => self.note_checkpoint(),
+            Deferred::NoteCheckpoint { more } => self.note_checkpoint(more),
             Deferred::ClearMap => {
                 self.clear_map();
                 return VecDeque::new();
@@ -141,8 +144,12 @@ impl Replicator {
                 self.note_verify(&reason);
                 return VecDeque::new();
             }
-            Deferred::NoteEnded { with_peer, saved } => {
-                self.note_ended(with_peer, saved);
+            Deferred::NoteEnded {
+                with_peer,
+                checkpoints,
+                saved,
+            } => {
+                self.note_ended(with_peer, checkpoints, saved);
                 return VecDeque::new();
             }
         };

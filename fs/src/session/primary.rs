@@ -531,7 +531,8 @@ impl Primary {
         }
         self.names.release(&pending.touched);
         self.ending.finished(slot);
-        if result.is_ok() {
+        let is_checkpoint = matches!(pending.submitted.operation, Operation::Checkpoint);
+        if is_checkpoint && pending.shipped && result.is_ok() && self.is_in_sync() {
             self.checkpoint_ended(slot, actions);
         }
         self.ended_for_claims(slot, self.clock, actions);

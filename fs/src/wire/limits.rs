@@ -136,14 +136,12 @@ fn check_hello(hello: &Hello) -> Result<(), WireError> {
         Start::Fresh {
             generation: _,
             clean: _,
-            checkpoints: _,
         } => {}
         Start::Copy {
             generation: _,
             base: _,
             overwrite: _,
             tracked: _,
-            checkpoints: _,
         } => {}
         Start::Resume { confirmed } => check_prefix(confirmed)?,
     }

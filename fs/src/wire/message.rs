@@ -5,6 +5,7 @@
 
 use crate::config::{Durability, SyncMode};
 use crate::operation::{FileHandle, InodeId, Number, Operation, Outcome, Timestamp};
+use crate::record::decision::CopyState;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file. A node refuses a peer of another version, naming both.
@@ -117,6 +118,8 @@ pub struct Hello {
     pub session: SessionId,
     /// Begin or go on.
     pub start: Start,
+    /// What the primary knows of its copy.
+    pub copy: CopyState,
     /// The primary's directories in the order of its configuration.
     pub directories: Vec<Offer>,
     /// Names of users and groups in use, for the warning about unequal numbers.
@@ -132,8 +135,6 @@ pub enum Start {
         generation: Generation,
         /// The primary's last session ended cleanly.
         clean: bool,
-        /// How many checkpoints the primary counted on this generation.
-        checkpoints: u64,
     },
     /// A new session, in which the secondary is brought to the primary's state over bulk connections while
     /// operations go on. Its copy counts as inconsistent from before the `Welcome` until `Complete`.
@@ -147,9 +148,6 @@ pub enum Start {
         overwrite: bool,
         /// Only what the primary's dirty map names is brought over: everything else of the copies must be equal.
         tracked: bool,
-        /// How many checkpoints of both nodes the primary counted on `base`. A secondary that counted fewer is not
-        /// what it was.
-        checkpoints: u64,
     },
     /// The same two processes, over a new connection.
     Resume {

@@ -3,7 +3,10 @@
 use super::bulk::*;
 use super::message::*;
 use crate::config::{Durability, SyncMode};
+use crate::control::status::Standing;
 use crate::operation::*;
+use crate::record::decision::CopyState;
+use crate::record::{CopyKind, HISTORY_MAX, History, Role};
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option::of;
@@ -425,46 +428,79 @@ fn xattr_mode() -> impl Strategy<Value = XattrMode> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let start = prop_oneof![
-        (generation(), any::<bool>(), any::<u64>()).prop_map(|(generation, clean, checkpoints)| {
-            Start::Fresh {
-                generation,
-                clean,
-                checkpoints,
-            }
-        }),
+        (generation(), any::<bool>()).prop_map(|(generation, clean)| Start::Fresh { generation, clean }),
         (
             generation(),
             proptest::option::of(generation()),
-            any::<[bool; 2]>(),
-            any::<u64>()
+            any::<[bool; 2]>()
         )
-            .prop_map(
-                |(generation, base, [overwrite, tracked], checkpoints)| Start::Copy {
-                    generation,
-                    base,
-                    overwrite,
-                    tracked,
-                    checkpoints,
-                }
-            ),
+            .prop_map(|(generation, base, [overwrite, tracked])| Start::Copy {
+                generation,
+                base,
+                overwrite,
+                tracked,
+            }),
         prefix().prop_map(|confirmed| Start::Resume { confirmed }),
     ];
     (
         label(),
         label(),
         any::<[u8; 16]>(),
-        start,
+        (start, copy_state()),
         vec(offer(), 0..4),
         identities(),
     )
-        .prop_map(|(module, node, session, start, directories, identities)| Hello {
-            module,
-            node,
-            session: SessionId(session),
-            start,
-            directories,
-            identities,
-        })
+        .prop_map(
+            |(module, node, session, (start, copy), directories, identities)| Hello {
+                module,
+                node,
+                session: SessionId(session),
+                start,
+                copy,
+                directories,
+                identities,
+            },
+        )
+}
+
+fn copy_state() -> impl Strategy<Value = CopyState> {
+    let lines = (
+        proptest::option::of(generation()),
+        proptest::option::of(generation()),
+        vec(generation(), 0..=HISTORY_MAX),
+    );
+    (lines, any::<[bool; 8]>(), any::<[u64; 2]>()).prop_map(
+        |((generation, base, former), flags, [checkpoint, peer_checkpoint])| CopyState {
+            generation,
+            base,
+            standing: if flags[0] {
+                Standing::UpToDate
+            } else {
+                Standing::Outdated
+            },
+            copy: flags[1].then_some(CopyKind::Tracked),
+            open: flags[2],
+            wrote_alone: flags[3],
+            tracked: flags[4],
+            checkpoint,
+            peer_checkpoint,
+            last_role: if flags[0] { Role::Primary } else { Role::None },
+            rebooted: flags[5],
+            remembers: flags[6],
+            durability: if flags[1] {
+                Durability::Disk
+            } else {
+                Durability::Memory
+            },
+            history: {
+                let mut history = History::default();
+                former.into_iter().for_each(|generation| history.push(generation));
+                history
+            },
+            empty: flags[7],
+            foreign: flags[2],
+        },
+    )
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {

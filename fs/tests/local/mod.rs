@@ -49,7 +49,8 @@ pub async fn alone(
             durability: Durability::Disk,
         }],
     };
-    let keeper = Keeper::open(state, MODULE).context("cannot open the record")?;
+    let keeper =
+        Keeper::open(state, MODULE, Durability::Disk, Vec::new()).context("cannot open the record")?;
     let maps = MapStore::open(state, config.extent_bytes)?;
     let replicator = Replicator::new(Setup {
         maps: Arc::new(maps),

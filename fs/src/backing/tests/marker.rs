@@ -1,5 +1,6 @@
 //! The marker of a replicated directory.
 
+use super::super::Volume;
 use super::scratch::*;
 use crate::operation::*;
 use rustix::io::Errno as E;
@@ -45,6 +46,31 @@ fn giving_a_directory_its_attributes_leaves_its_marker() {
     scratch.store.set_all_attributes(ROOT, &wanted).unwrap();
     assert_eq!(scratch.store.marker(0).unwrap().as_deref(), Some("shop"));
     assert_eq!(scratch.store.all_attributes(ROOT).unwrap(), wanted);
+}
+
+#[test]
+fn the_copy_of_the_record_is_on_the_directory_itself_and_nobody_sees_or_changes_it() {
+    let scratch = Scratch::new();
+    let volume = Volume::open(open_root(scratch.dirs[0].path())).unwrap();
+    assert_eq!(volume.record().unwrap(), None);
+    for bytes in [&[7_u8; 512], &[8; 512]] {
+        volume.set_record(bytes).unwrap();
+        assert_eq!(volume.record().unwrap().as_deref(), Some(&bytes[..]));
+    }
+    let (store, text) = (&scratch.store, "trusted.sidekick.record");
+    let name = xattr_name(text);
+    let names = rustix::fs::getxattr(scratch.dirs[0].path(), text, &mut [0; 512]);
+    assert_eq!(names, Ok(512));
+    assert_eq!(store.xattr(ROOT, &name), Err(E::NODATA.into()));
+    assert!(store.xattr_names(ROOT).unwrap().is_empty());
+    assert!(store.all_attributes(ROOT).unwrap().xattrs.is_empty());
+    scratch.refused(&set(ROOT, text), E::PERM);
+    let remove = Operation::RemoveXattr { inode: ROOT, name };
+    scratch.refused(&remove, E::PERM);
+    // A copy that gives the directory its attributes leaves it.
+    let wanted = store.all_attributes(ROOT).unwrap();
+    store.set_all_attributes(ROOT, &wanted).unwrap();
+    assert_eq!(volume.record().unwrap().as_deref(), Some(&[8; 512][..]));
 }
 
 fn set(inode: InodeId, text: &str) -> Operation {

@@ -56,7 +56,7 @@ impl Primary {
         match (self.ending, &self.state) {
             (Ending::Draining, State::NoSession) => {
                 self.state = State::Ended;
-                actions.push(Action::Ended { with_peer: false });
+                actions.push(self.ended(false));
                 true
             }
             (Ending::Draining, State::InSync { .. } | State::Alone { .. }) => {
@@ -76,7 +76,7 @@ impl Primary {
             }
             (Ending::OnDisk, State::Alone { .. }) => {
                 self.state = State::Ended;
-                actions.push(Action::Ended { with_peer: false });
+                actions.push(self.ended(false));
                 true
             }
             (
@@ -90,7 +90,7 @@ impl Primary {
     pub(super) fn peer_ended(&mut self, actions: &mut Vec<Action>) {
         if self.ending == Ending::Handshake && self.is_in_sync() {
             self.state = State::Ended;
-            actions.push(Action::Ended { with_peer: true });
+            actions.push(self.ended(true));
         }
     }
 }

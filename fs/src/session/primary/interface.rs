@@ -186,9 +186,12 @@ pub enum Action {
         /// Why.
         reason: String,
     },
-    /// Both nodes have a checkpoint on disk. Count it in the record, then say [`Event::CheckpointNoted`] or
+    /// Both nodes have checkpoints on disk. Count them in the record, then say [`Event::CheckpointNoted`] or
     /// [`Event::CheckpointNotNoted`].
-    NoteCheckpoint,
+    NoteCheckpoint {
+        /// How many; more than one when an earlier note failed.
+        more: u64,
+    },
     /// Run this on a worker, then say [`Event::LocalDone`].
     Apply {
         /// To be given back.
@@ -296,6 +299,8 @@ pub enum Action {
     Ended {
         /// The secondary's copy ended cleanly too, and both are equal.
         with_peer: bool,
+        /// Checkpoints that both nodes have and the record does not count yet.
+        checkpoints: u64,
     },
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Tracking {
     /// Names were moved on the secondary since the parting: places do not identify any more.
     pub(super) names_moved: bool,
     checkpoint: Checkpoint,
+    /// Checkpoints that both nodes have and the record does not count yet.
+    uncounted: u64,
     /// Inodes that keep their entry for the present epoch.
     kept: Vec<InodeId>,
     /// And for those that end with a checkpoint that is under way.
@@ -62,6 +64,7 @@ impl Tracking {
             peers: HashMap::new(),
             names_moved: false,
             checkpoint: Checkpoint::Idle,
+            uncounted: 0,
             kept: Vec::new(),
             kept_sealed: Vec::new(),
         }
@@ -263,6 +266,14 @@ impl Primary {
         }
     }
 
+    /// The end, with what is left to be counted.
+    pub(super) fn ended(&mut self, with_peer: bool) -> Action {
+        Action::Ended {
+            with_peer,
+            checkpoints: std::mem::take(&mut self.tracking.uncounted),
+        }
+    }
+
     pub(super) fn checkpoint_due(&self) -> Option<Duration> {
         match self.tracking.checkpoint {
             Checkpoint::Due(due) if self.may_checkpoint() => Some(due),
@@ -300,8 +311,9 @@ impl Primary {
         };
     }
 
-    /// An operation ended well.
+    /// A checkpoint that the secondary took part in ended well.
     pub(super) fn checkpoint_ended(&mut self, slot: Slot, actions: &mut Vec<Action>) {
+        self.tracking.uncounted += 1;
         if let Checkpoint::Running {
             slot: running,
             number,
@@ -310,7 +322,9 @@ impl Primary {
             && running == slot
         {
             self.tracking.checkpoint = Checkpoint::Noting { number, epoch };
-            actions.push(Action::NoteCheckpoint);
+            actions.push(Action::NoteCheckpoint {
+                more: self.tracking.uncounted,
+            });
         }
     }
 
@@ -319,6 +333,7 @@ impl Primary {
         let Checkpoint::Noting { number, epoch } = self.tracking.checkpoint else {
             return;
         };
+        self.tracking.uncounted = 0;
         self.tracking.map.covered(epoch);
         let mut still = Vec::new();
         for inode in std::mem::take(&mut self.tracking.kept_sealed) {

@@ -168,7 +168,7 @@ impl Pair {
                 }
                 Action::ReadBack { slot, operation } => self.running_here.push(Work::Read(slot, operation)),
                 Action::Mark { seq, .. } => self.running_here.push(Work::Mark(seq)),
-                Action::NoteCheckpoint => self.running_here.push(Work::NoteCheckpoint),
+                Action::NoteCheckpoint { .. } => self.running_here.push(Work::NoteCheckpoint),
                 Action::TrackingLost { reason } => panic!("tracking is lost: {reason}"),
                 Action::NoteAlone(_) => self.running_here.push(Work::NoteAlone),
                 Action::Reply { ticket, result } => self.replied(ticket, result),
@@ -179,7 +179,7 @@ impl Pair {
                 }
                 Action::Repairing => self.seen.repairs += 1,
                 Action::DiskFailing { .. } => self.seen.disk_failing += 1,
-                Action::Ended { with_peer } => self.seen.ended = Some(with_peer),
+                Action::Ended { with_peer, .. } => self.seen.ended = Some(with_peer),
                 Action::Close { .. } => self.cut(),
                 Action::Forgotten(inodes) => {
                     for inode in inodes {
@@ -327,7 +327,6 @@ impl Pair {
                 Start::Fresh {
                     generation: Generation([1; 16]),
                     clean: true,
-                    checkpoints: 0,
                 }
             }
             (_, Some((_, confirmed))) => Start::Resume { confirmed },

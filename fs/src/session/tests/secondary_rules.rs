@@ -40,7 +40,6 @@ impl There {
         let start = Start::Fresh {
             generation: GENERATION,
             clean: true,
-            checkpoints: 0,
         };
         self.event(secondary::Event::Hello { session, start })
     }
@@ -331,7 +330,6 @@ fn every_state_of_a_secondary_takes_every_event() {
         base: None,
         overwrite: false,
         tracked: false,
-        checkpoints: 0,
     };
     let copying = || {
         let mut there = There::idle();
@@ -360,7 +358,6 @@ fn every_state_of_a_secondary_takes_every_event() {
     let fresh = Start::Fresh {
         generation: GENERATION,
         clean: true,
-        checkpoints: 0,
     };
     let resume = Start::Resume { confirmed: Number(0) };
     let part = ToSecondary::Part {

@@ -1,9 +1,12 @@
 use super::*;
 use crate::config::{Durability, SyncMode};
+use crate::control::status::Standing;
 use crate::operation::{
     Applied, Attributes, COPY_BYTES_MAX, NAME_BYTES_MAX, Name, NodeKind, Outcome, Unlink, Victim,
     XATTR_BYTES_MAX, XattrMode, XattrName,
 };
+use crate::record::decision::CopyState;
+use crate::record::{CopyKind, HISTORY_MAX, History, Role};
 use crate::wire::bulk::*;
 use crate::wire::limits::*;
 use crate::wire::message::*;
@@ -378,6 +381,29 @@ fn handle_of_full_length() -> FileHandle {
     }
 }
 
+fn full_copy() -> CopyState {
+    let mut history = History::default();
+    (0..HISTORY_MAX).for_each(|index| history.push(Generation([index as u8; 16])));
+    CopyState {
+        generation: Some(Generation([255; 16])),
+        base: Some(Generation([254; 16])),
+        standing: Standing::Verify,
+        copy: Some(CopyKind::Tracked),
+        open: true,
+        wrote_alone: true,
+        tracked: true,
+        checkpoint: u64::MAX,
+        peer_checkpoint: u64::MAX,
+        last_role: Role::Secondary,
+        rebooted: true,
+        remembers: true,
+        durability: Durability::Memory,
+        history,
+        empty: true,
+        foreign: true,
+    }
+}
+
 fn full_offers() -> Vec<Offer> {
     let offer = Offer {
         dir: "/".repeat(PATH_BYTES_MAX),
@@ -447,6 +473,7 @@ fn messages_with_every_list_full_fit_their_frames() {
         node: "n".repeat(LABEL_BYTES_MAX),
         session: SessionId([255; 16]),
         start: Start::Resume { confirmed: last },
+        copy: full_copy(),
         directories: full_offers(),
         identities: full_identities(),
     })
