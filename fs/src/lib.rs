@@ -9,6 +9,7 @@ pub mod backing;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod dirty;
 pub mod fuse;
 pub mod latency;
 pub mod link;
