@@ -131,7 +131,8 @@ impl Fault {
 }
 
 /// Runs `step`; a panic in it is an error. redb takes some damaged pages for its own mistakes and panics, and a damaged
-/// file must not end this process. Whatever panicked is not used again: [`super::MapStore`] counts as failed, or is not made.
+/// file must not end this process. Whatever panicked is not used again: a [`super::MapStore`] that was being written
+/// is closed, one that was being opened is not made.
 pub(super) fn shielded<R>(step: impl FnOnce() -> Result<R, Fault>) -> Result<R, Fault> {
     catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| Err(Fault::Panic(words(&*panic))))
 }

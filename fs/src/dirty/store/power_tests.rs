@@ -128,8 +128,8 @@ fn store(disk: &Disk) -> MapStore {
     store
 }
 
-/// Adds `count` groups of `size` nodes, fails the power after each and at one in `rarity` of the other points, and looks.
-/// Returns how often the file was made longer meanwhile.
+/// Adds `count` groups of `size` nodes; fails the power after each and at one in `rarity` of the other points, and
+/// looks. Returns how often the file was made longer meanwhile.
 fn fail_while_adding(seed: u64, count: u64, size: u64, rarity: u64) -> usize {
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -186,12 +186,14 @@ fn what_was_durable_is_there_after_a_power_failure_at_any_point() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
 fn what_was_durable_is_there_when_the_power_fails_while_the_file_grows() {
     let lengthened = fail_while_adding(10, 40, 500, 12);
     assert!(lengthened > 0, "the test adds too little");
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
 fn a_replaced_map_is_the_old_or_the_new_one_after_a_power_failure() {
     let seed = 31;
     println!("seed {seed}");
