@@ -15,7 +15,7 @@ use crate::control::command::{Command, Refusal, RefusalKind, Reply};
 use crate::control::event::{Event, Reporter, What};
 use crate::control::server::Commands;
 use crate::control::status::{State, SubState};
-use crate::dirty::store::MapStore;
+use crate::dirty::maps::Maps;
 use crate::fuse::Mounted;
 use crate::link::Endpoint;
 use crate::mount::fusectl;
@@ -64,7 +64,7 @@ pub struct Module {
     /// The same mounts for those who must not wait for a change of role.
     shown: std::sync::Mutex<Vec<Shown>>,
     keeper: Arc<Keeper>,
-    maps: Arc<MapStore>,
+    maps: Arc<Maps>,
     reporter: Reporter,
     endpoint: Endpoint,
     runtime: Handle,
@@ -245,18 +245,13 @@ impl Module {
 }
 
 /// A map that cannot be read is set aside: what differs is then found by comparing everything.
-fn open_maps(config: &Config, reporter: &Reporter) -> anyhow::Result<MapStore> {
-    let open = || MapStore::open(&config.state, config.extent_bytes);
-    match open() {
-        Ok(maps) => Ok(maps),
-        Err(error) if error.is_unreadable() => {
-            let message = format!("{error}; it is set aside, and the next copy compares everything");
-            reporter.report(What::Warning, message);
-            MapStore::set_aside(&config.state).context("cannot set the dirty map aside")?;
-            open().context("cannot begin a new dirty map")
-        }
-        Err(error) => Err(error).context("cannot open the dirty map"),
+fn open_maps(config: &Config, reporter: &Reporter) -> anyhow::Result<Maps> {
+    let opened = Maps::open(&config.state, config.extent_bytes.get());
+    let (maps, unreadable) = opened.context("cannot open the dirty map")?;
+    if let Some(error) = unreadable {
+        reporter.report(What::Warning, format!("{error}; it is set aside"));
     }
+    Ok(maps)
 }
 
 fn refusal(kind: RefusalKind, message: String) -> Refusal {

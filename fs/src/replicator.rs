@@ -11,7 +11,7 @@ use crate::config::{Config, OnPeerLoss};
 use crate::control::command::{Refusal, RefusalKind};
 use crate::control::event::{Reporter, What};
 use crate::control::status::Latencies;
-use crate::dirty::store::MapStore;
+use crate::dirty::maps::Maps;
 use crate::latency::Ring;
 use crate::link::{self, Endpoint, LinkError, Outbox};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
@@ -57,7 +57,7 @@ pub struct Setup {
     /// Whose blocking pool applies.
     pub runtime: Handle,
     /// Where the dirty map is kept.
-    pub maps: Arc<MapStore>,
+    pub maps: Arc<Maps>,
 }
 
 type ReplyTo = Box<dyn FnOnce(Result<Applied, Errno>) + Send>;
@@ -80,7 +80,7 @@ pub struct Replicator {
     /// The secondary has noted durably that its copy is outdated.
     peer_noted: AtomicBool,
     copies: copy::Copies,
-    maps: Arc<MapStore>,
+    maps: Arc<Maps>,
     marks: Arc<Marks>,
     /// One more than the count of checkpoints that a map read from disk remembers of the secondary; 0: that of this
     /// node's record.
@@ -528,7 +528,7 @@ impl Replicator {
                 Action::Mark { seq, records } => {
                     let saved = records
                         .into_iter()
-                        .map(|record| self.saved_record(&inner.primary, record));
+                        .filter_map(|record| self.saved_record(&inner.primary, record));
                     self.marks.add(seq, saved);
                 }
                 Action::NoteCheckpoint { more } => deferred.push_back(Deferred::NoteCheckpoint { more }),

@@ -14,13 +14,11 @@
 
 use super::extents::{Extents, TO_THE_END};
 use super::marks::{Content, Marks, NodeMarks, Place, changed_extents};
+use super::store::REGION_BYTES;
 use crate::operation::{InodeId, Name, Operation, RenameMode, Victim};
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::ops::Range;
-
-/// How much of a file is marked ahead on disk.
-pub const REGION_BYTES: u64 = 16 << 20;
 
 /// An epoch that was ended by a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -302,6 +300,10 @@ impl DirtyMap {
             .collect();
         for inode in without {
             let place = place_of(inode).filter(|place| self.is_same_there(place));
+            // Its number means nothing to another process unless the map says what it is.
+            if let Some(place) = &place {
+                self.unsent.nodes.entry(place.parent).or_default();
+            }
             if let Some(marks) = self.unsent.nodes.get_mut(&inode) {
                 marks.place = place;
             }
@@ -434,6 +436,9 @@ impl DirtyMap {
             .get(&inode)
             .is_some_and(|marks| marks.place.is_some());
         let place = place.filter(|place| !is_placed && self.is_same_there(place));
+        if let Some(place) = &place {
+            self.touch(place.parent, None, need);
+        }
         let marks = self.unsent.nodes.entry(inode).or_default();
         let is_found = place.is_some();
         if is_found {

@@ -3,7 +3,7 @@
 use super::extents::{Extents, TO_THE_END};
 use crate::operation::{InodeId, Name, Operation};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU64;
 use std::ops::Range;
 
@@ -55,7 +55,7 @@ pub struct Marks {
     /// By directory.
     pub names: HashMap<InodeId, BTreeSet<Name>>,
     /// Directories in which any name that only one side has may be new.
-    pub additions: HashSet<InodeId>,
+    pub additions: BTreeSet<InodeId>,
     /// Everything may differ.
     pub everything: bool,
 }

@@ -1,592 +1,500 @@
-//! The dirty map on disk, while this node is alone: one file in the state directory, kept by an embedded database whose
-//! transactions survive kill and power loss.
+//! The durable part of the dirty map: `dirty.redb` in the state directory. `docs/wire.md` has its tables as bytes.
 //!
-//! `docs/wire.md` shows the tables. Numbers of inodes are those of the process that wrote them; whoever loads a map gives
-//! new ones ([`Saved::renumber`]).
+//! What is here outlives a crash of this node: a record is on disk before the change that it speaks of is applied. It
+//! decides nothing. A file that cannot be read, or that a newer version wrote, is a typed error, which the caller
+//! turns into "everything may differ"; it is never taken for an empty map.
+//!
+//! One task owns a [`MapStore`]; each call returns when the disk has what it was given.
 
-use super::extents::{Extents, TO_THE_END};
-use super::map::{DirtyMap, REGION_BYTES, Record};
-use super::marks::{Content, Marks, NodeMarks, Place};
-use crate::operation::{FileHandle, InodeId, Name};
+mod error;
+mod file;
+pub mod records;
+pub mod saved;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod power_tests;
+#[cfg(test)]
+mod size_tests;
+#[cfg(test)]
+mod tests;
+
+pub use error::StoreError;
+pub use records::{BadValue, REGION_BYTES, Records, SavedRecord};
+pub use saved::{Saved, SavedNode, Units};
+
+use crate::operation::{FileHandle, InodeId};
 use crate::wire::message::Generation;
-use redb::{Database, ReadableTable, TableDefinition};
+use error::{Fault, shielded};
+use redb::{Database, ReadableTable, StorageBackend, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::num::NonZeroU64;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The file, in the state directory.
-pub const FILE: &str = "dirty.redb";
-/// What could not be read is kept under this name.
-const UNREADABLE: &str = "dirty.redb.unreadable";
 /// Version of the tables. History: 1, the first.
 const FORMAT: u32 = 1;
+/// What every file has: [`KEY_FORMAT`], and [`KEY_MAP`] while it holds a map.
+const HEAD: TableDefinition<u8, &[u8]> = TableDefinition::new("head");
+/// [`FORMAT`], 4 bytes, big-endian: the one value that no version may change the form of.
+const KEY_FORMAT: u8 = 0;
+/// A [`MapHead`].
+const KEY_MAP: u8 = 1;
+/// The map's records in the order in which they were added, one or more in each value; keys count from 0.
+const GROUPS: TableDefinition<u64, &[u8]> = TableDefinition::new("groups");
+/// Where a value ends and the next begins: with key, length and the page's own head it fills a page of 4096.
+const GROUP_BYTES: usize = 4000;
+/// Memory for pages. A commit touches a handful; more than fits is written early.
+const CACHE_BYTES: usize = 8 << 20;
+/// Smallest extent (the configuration has the same limit).
+const EXTENT_BYTES_MIN: u64 = 4 << 10;
 
-const HEAD: TableDefinition<&str, &[u8]> = TableDefinition::new("head");
-const NODES: TableDefinition<u64, &[u8]> = TableDefinition::new("nodes");
-/// Directory and name.
-const NAMES: TableDefinition<(u64, &[u8]), ()> = TableDefinition::new("names");
-const ADDITIONS: TableDefinition<u64, ()> = TableDefinition::new("additions");
-/// Inode, kind of the record, index of the region.
-const RECORDS: TableDefinition<(u64, u8, u64), ()> = TableDefinition::new("records");
-/// How the peer finds an inode, told after it was saved.
-const PEERS: TableDefinition<u64, &[u8]> = TableDefinition::new("peers");
-
-const ATTRIBUTES: u8 = 0;
-const REGION: u8 = 1;
-const FROM_REGION: u8 = 2;
-
-/// The map of a time alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Saved {
-    /// The line of writes that it belongs to: it counts only if that is the record's.
-    pub generation: Generation,
-    /// Names were changed on the peer since the parting: places do not identify any more.
-    pub names_moved: bool,
-    /// How many checkpoints the peer had counted at the parting, at least.
-    pub peer_checkpoint: u64,
-    /// Everything may differ.
-    pub everything: bool,
-    /// By inode.
-    pub nodes: HashMap<InodeId, SavedNode>,
-    /// By directory.
-    pub names: HashMap<InodeId, BTreeSet<Name>>,
-    /// Directories with new names that are not known.
-    pub additions: HashSet<InodeId>,
-}
-
-/// One inode of it.
+/// What holds of a whole map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedNode {
-    /// Index of the replicated directory.
-    pub root: u32,
-    /// By which this node finds it.
-    pub handle: FileHandle,
-    /// By which the peer does, as far as it has told.
-    pub peer_handle: Option<FileHandle>,
-    /// Where the peer has it for certain.
-    pub place: Option<Place>,
-    /// What of its content may differ.
-    pub content: Content,
-    /// Its attributes may.
-    pub attributes: bool,
+struct MapHead {
+    generation: Generation,
+    /// The unit of [`SavedRecord::Extents`].
+    extent_bytes: u64,
+    names_moved: bool,
+    peer_checkpoint: u64,
+    everything: bool,
 }
 
-/// One mark of [`Record`], with what is needed to find an inode again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SavedRecord {
-    /// [`Record::Node`].
-    Node {
-        /// Its number in this process.
-        inode: InodeId,
-        /// What is known of it.
-        node: SavedNode,
-    },
-    /// Any other.
-    Mark(Record),
-}
-
-/// Why a map cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum MapStoreError {
-    /// The file is damaged, or not one.
-    #[error("the dirty map {path} cannot be read: {problem}")]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// It was written by a later version, or with other extents.
-    #[error("the dirty map {path} {problem}")]
-    Other {
-        /// Which.
-        path: PathBuf,
-        /// What is different.
-        problem: String,
-    },
-    /// The system, or the database, refused.
-    #[error("cannot {attempt} the dirty map {path}: {problem}")]
-    System {
-        /// What.
-        attempt: &'static str,
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-}
-
-impl MapStoreError {
-    /// It can only be set aside.
-    pub fn is_unreadable(&self) -> bool {
-        match self {
-            MapStoreError::Unreadable { .. } | MapStoreError::Other { .. } => true,
-            MapStoreError::System { .. } => false,
-        }
-    }
-}
-
-/// The file. Used by any thread; transactions wait for each other.
+/// The open file. Dropping it closes it cleanly, which waits for the disk.
 #[derive(Debug)]
 pub struct MapStore {
-    database: Database,
+    /// None once a call has failed: what the file holds is known only when it has been opened again.
+    database: Option<Database>,
     path: PathBuf,
-    extent_bytes: NonZeroU64,
+    extent_bytes: u64,
+    /// Whose map the file holds.
+    held: Option<Generation>,
+    /// The key of the next value in [`GROUPS`].
+    next: u64,
+    /// Kept for its memory.
+    buffer: Vec<u8>,
 }
 
-type Stored<T> = Result<T, MapStoreError>;
-
 impl MapStore {
-    /// Opens the file in `state`, which exists, or makes it.
+    /// Opens the file in the state directory `directory`, or makes it. `extent_bytes` is the extent of the running
+    /// process; a map with another one is converted when it is loaded.
+    ///
+    /// The whole file is checked, which takes as long as reading it.
     ///
     /// # Errors
-    /// [`MapStoreError`]; one that [`MapStoreError::is_unreadable`] is to be set aside.
-    pub fn open(state: &Path, extent_bytes: NonZeroU64) -> Stored<Self> {
-        let path = state.join(FILE);
-        let is_new = !path.exists();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| system("open", &path, error))?;
-        let is_new = is_new || file.metadata().is_ok_and(|metadata| metadata.len() == 0);
-        let database = Database::builder()
-            .create_file(file)
-            .map_err(|error| match error {
-                redb::DatabaseError::Storage(redb::StorageError::Io(error))
-                    if error.kind() != io::ErrorKind::InvalidData =>
-                {
-                    system("open", &path, error)
-                }
-                other => MapStoreError::Unreadable {
-                    path: path.clone(),
-                    problem: other.to_string(),
-                },
-            })?;
-        let store = MapStore {
-            database,
-            path,
-            extent_bytes,
-        };
-        if is_new {
-            store.begin()?;
-            File::open(state)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|error| system("make", &store.path, error))?;
+    /// [`StoreError::Unreadable`] and [`StoreError::Newer`] when there is a file that says nothing to this version:
+    /// [`MapStore::begin_anew`] sets it aside.
+    ///
+    /// # Panics
+    /// When `extent_bytes` is not a power of two from 4 KiB to [`REGION_BYTES`]: the configuration has checked it.
+    pub fn open(directory: &Path, extent_bytes: u64) -> Result<Self, StoreError> {
+        match file::open(directory)? {
+            Some((path, backend)) => Self::existing(backend, path, extent_bytes),
+            None => Self::begin(directory, extent_bytes),
         }
-        store.check_head()?;
+    }
+
+    /// Sets aside what is there, as `dirty.redb.unreadable` in place of an earlier one, and begins a file without
+    /// a map.
+    ///
+    /// # Errors
+    /// [`StoreError::System`] mostly.
+    ///
+    /// # Panics
+    /// As [`MapStore::open`].
+    pub fn begin_anew(directory: &Path, extent_bytes: u64) -> Result<Self, StoreError> {
+        file::set_aside(directory)?;
+        Self::begin(directory, extent_bytes)
+    }
+
+    /// The map in the file, or that there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] as [`MapStore::open`].
+    pub fn load(&self) -> Result<Option<Saved>, StoreError> {
+        let database = self.database.as_ref().ok_or_else(|| self.failed())?;
+        shielded(|| load(database, self.extent_bytes)).map_err(|fault| fault.of("read", &self.path))
+    }
+
+    /// Writes `saved` in place of what the file holds, whole or not at all.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when it holds what could not be read again, else [`StoreError::System`] mostly.
+    pub fn replace(&mut self, saved: &Saved) -> Result<(), StoreError> {
+        let head = MapHead {
+            generation: saved.generation,
+            extent_bytes: self.extent_bytes,
+            names_moved: saved.names_moved,
+            peer_checkpoint: saved.peer_checkpoint,
+            everything: saved.everything,
+        };
+        self.transact("write the map to", |change| {
+            change.remove_groups()?;
+            change.put_head(&head)?;
+            change.add(|groups| saved.records(|record| groups.push(record)))
+        })?;
+        self.held = Some(saved.generation);
+        Ok(())
+    }
+
+    /// Adds records to the map of `generation`: all of them are on disk when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherGeneration`] when the file holds another map or none; after [`StoreError::System`] some
+    /// of them may be on disk and the file is to be opened again.
+    pub fn add(&mut self, generation: Generation, records: &[SavedRecord]) -> Result<(), StoreError> {
+        self.holds(generation)?;
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.transact("add to", |change| {
+            change.add(|groups| records.iter().try_for_each(|record| groups.push(record)))
+        })
+    }
+
+    /// From now on only handles identify inodes on the peer, `handles` among them: a copy is about to move names there.
+    ///
+    /// # Errors
+    /// As [`MapStore::add`].
+    pub fn set_names_moved(
+        &mut self,
+        generation: Generation,
+        handles: &[(InodeId, FileHandle)],
+    ) -> Result<(), StoreError> {
+        self.holds(generation)?;
+        self.transact("add to", |change| {
+            let mut head = change.head()?;
+            head.names_moved = true;
+            change.put_head(&head)?;
+            change.add(|groups| {
+                handles.iter().try_for_each(|(inode, handle)| {
+                    groups.push(&SavedRecord::PeerHandle {
+                        inode: *inode,
+                        handle: handle.clone(),
+                    })
+                })
+            })
+        })
+    }
+
+    /// Forgets the map and gives its room back to the file system. Not for the path of a write: it takes as long as
+    /// some ten syncs.
+    ///
+    /// # Errors
+    /// [`StoreError::System`] mostly. The map is gone for certain only after `Ok`.
+    pub fn clear(&mut self) -> Result<(), StoreError> {
+        self.transact("clear", |change| {
+            change.remove_groups()?;
+            change.remove_head()
+        })?;
+        self.held = None;
+        let Some(database) = &mut self.database else {
+            return Err(self.failed());
+        };
+        let compacted = shielded(|| Ok(database.compact()?));
+        compacted.map(drop).map_err(|fault| self.fail(fault, "shrink"))
+    }
+
+    /// Whose map the file holds.
+    pub fn generation(&self) -> Option<Generation> {
+        self.held
+    }
+
+    fn begin(directory: &Path, extent_bytes: u64) -> Result<Self, StoreError> {
+        let new = file::create(directory)?;
+        let store = Self::empty(new.backend()?, new.path().to_owned(), extent_bytes)?;
+        new.keep()?;
         Ok(store)
     }
 
-    /// Puts what cannot be read out of the way, in place of what was put there before.
-    ///
-    /// # Errors
-    /// When it cannot be renamed.
-    pub fn set_aside(state: &Path) -> io::Result<()> {
-        std::fs::rename(state.join(FILE), state.join(UNREADABLE))?;
-        File::open(state)?.sync_all()
-    }
-
-    /// The map on disk; none when none is kept.
-    ///
-    /// # Errors
-    /// [`MapStoreError`].
-    pub fn load(&self) -> Stored<Option<Saved>> {
-        let reading = |error: redb::Error| system("read", &self.path, error);
-        let transaction = self
-            .database
-            .begin_read()
-            .map_err(|error| reading(error.into()))?;
-        let head = transaction
-            .open_table(HEAD)
-            .map_err(|error| reading(error.into()))?;
-        let value = |key: &str| -> Stored<Option<Vec<u8>>> {
-            let found = head.get(key).map_err(|error| reading(error.into()))?;
-            Ok(found.map(|value| value.value().to_vec()))
-        };
-        let Some(generation) = value("generation")? else {
-            return Ok(None);
-        };
-        let generation =
-            <[u8; 16]>::try_from(&generation[..]).map_err(|_| self.unreadable("its generation"))?;
-        let mut saved = Saved {
-            generation: Generation(generation),
-            names_moved: value("names_moved")?.is_some(),
-            everything: value("everything")?.is_some(),
-            peer_checkpoint: match value("peer_checkpoint")? {
-                Some(bytes) => u64::from_le_bytes(
-                    <[u8; 8]>::try_from(&bytes[..])
-                        .map_err(|_| self.unreadable("its count of checkpoints"))?,
-                ),
-                None => 0,
-            },
-            nodes: HashMap::new(),
-            names: HashMap::new(),
-            additions: HashSet::new(),
-        };
-        self.load_nodes(&transaction, &mut saved)?;
-        self.load_names(&transaction, &mut saved)?;
-        Ok(Some(saved))
-    }
-
-    fn load_nodes(&self, transaction: &redb::ReadTransaction, saved: &mut Saved) -> Stored<()> {
-        let reading = |error: redb::Error| system("read", &self.path, error);
-        let nodes = transaction
-            .open_table(NODES)
-            .map_err(|error| reading(error.into()))?;
-        for entry in nodes.iter().map_err(|error| reading(error.into()))? {
-            let (key, value) = entry.map_err(|error| reading(error.into()))?;
-            let node: SavedNode =
-                postcard::from_bytes(value.value()).map_err(|_| self.unreadable("an inode in it"))?;
-            saved.nodes.insert(InodeId(key.value()), node);
-        }
-        let peers = transaction
-            .open_table(PEERS)
-            .map_err(|error| reading(error.into()))?;
-        for entry in peers.iter().map_err(|error| reading(error.into()))? {
-            let (key, value) = entry.map_err(|error| reading(error.into()))?;
-            let handle: FileHandle =
-                postcard::from_bytes(value.value()).map_err(|_| self.unreadable("a handle in it"))?;
-            if let Some(node) = saved.nodes.get_mut(&InodeId(key.value())) {
-                node.peer_handle = Some(handle);
-            }
-        }
-        let records = transaction
-            .open_table(RECORDS)
-            .map_err(|error| reading(error.into()))?;
-        for entry in records.iter().map_err(|error| reading(error.into()))? {
-            let (key, _) = entry.map_err(|error| reading(error.into()))?;
-            let (inode, kind, index) = key.value();
-            let node = saved
-                .nodes
-                .get_mut(&InodeId(inode))
-                .ok_or_else(|| self.unreadable("a mark of an inode that is not in it"))?;
-            let range = match kind {
-                ATTRIBUTES => {
-                    node.attributes = true;
-                    continue;
-                }
-                REGION => Extents::of_bytes(
-                    index.saturating_mul(REGION_BYTES),
-                    REGION_BYTES,
-                    self.extent_bytes,
-                ),
-                FROM_REGION => index.saturating_mul(REGION_BYTES) / self.extent_bytes..TO_THE_END,
-                _ => return Err(self.unreadable("a mark of an unknown kind")),
-            };
-            if let Content::Extents(extents) = &mut node.content {
-                extents.insert(range);
-            }
-        }
-        Ok(())
-    }
-
-    fn load_names(&self, transaction: &redb::ReadTransaction, saved: &mut Saved) -> Stored<()> {
-        let reading = |error: redb::Error| system("read", &self.path, error);
-        let names = transaction
-            .open_table(NAMES)
-            .map_err(|error| reading(error.into()))?;
-        for entry in names.iter().map_err(|error| reading(error.into()))? {
-            let (key, _) = entry.map_err(|error| reading(error.into()))?;
-            let (directory, name) = key.value();
-            let name = Name::new(name).map_err(|_| self.unreadable("a name in it"))?;
-            saved.names.entry(InodeId(directory)).or_default().insert(name);
-        }
-        let additions = transaction
-            .open_table(ADDITIONS)
-            .map_err(|error| reading(error.into()))?;
-        for entry in additions.iter().map_err(|error| reading(error.into()))? {
-            let (key, _) = entry.map_err(|error| reading(error.into()))?;
-            saved.additions.insert(InodeId(key.value()));
-        }
-        Ok(())
-    }
-
-    /// Puts `saved` in place of what was kept, in one transaction: on disk when this returns.
-    ///
-    /// # Errors
-    /// [`MapStoreError`]; what was kept before is kept then.
-    pub fn replace(&self, saved: &Saved) -> Stored<()> {
-        self.write("replace", |transaction| {
-            empty(transaction)?;
+    /// A store on a backend without content.
+    fn empty(backend: impl StorageBackend, path: PathBuf, extent_bytes: u64) -> Result<Self, StoreError> {
+        check_extent(extent_bytes);
+        let database = shielded(|| {
+            // Format 3, which later versions of redb read, too.
+            let mut builder = Database::builder();
+            builder
+                .set_cache_size(CACHE_BYTES)
+                .create_with_file_format_v3(true);
+            let database = builder.create_with_backend(backend)?;
+            let transaction = database.begin_write()?;
             let mut head = transaction.open_table(HEAD)?;
-            head.insert("generation", &saved.generation.0[..])?;
-            head.insert("peer_checkpoint", &saved.peer_checkpoint.to_le_bytes()[..])?;
-            if saved.names_moved {
-                head.insert("names_moved", &[][..])?;
-            }
-            if saved.everything {
-                head.insert("everything", &[][..])?;
-            }
-            let mut nodes = transaction.open_table(NODES)?;
-            for (inode, node) in &saved.nodes {
-                nodes.insert(inode.0, &encoded(node)?[..])?;
-            }
-            let mut names = transaction.open_table(NAMES)?;
-            for (directory, some) in &saved.names {
-                for name in some {
-                    names.insert((directory.0, name.as_bytes()), ())?;
-                }
-            }
-            let mut additions = transaction.open_table(ADDITIONS)?;
-            for directory in &saved.additions {
-                additions.insert(directory.0, ())?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Adds marks to the map of `generation`, all in one transaction: on disk when this returns.
-    ///
-    /// # Errors
-    /// [`MapStoreError`], also when another map is kept; none of them is added then.
-    pub fn add(&self, generation: Generation, records: &[SavedRecord]) -> Stored<()> {
-        self.write("add to", |transaction| {
-            {
-                let head = transaction.open_table(HEAD)?;
-                let kept = head.get("generation")?;
-                if kept.is_none_or(|kept| kept.value() != generation.0) {
-                    return Err(Failed::Other("the map that is kept is of another line of writes"));
-                }
-            }
-            let mut nodes = transaction.open_table(NODES)?;
-            let mut names = transaction.open_table(NAMES)?;
-            let mut additions = transaction.open_table(ADDITIONS)?;
-            let mut marks = transaction.open_table(RECORDS)?;
-            for record in records {
-                match record {
-                    SavedRecord::Node { inode, node } => {
-                        let kept = nodes.get(inode.0)?.map(|value| value.value().to_vec());
-                        let kept = kept.map(|bytes| postcard::from_bytes::<SavedNode>(&bytes));
-                        let node = match kept {
-                            // It is known already, and its place has become known.
-                            Some(Ok(kept)) => SavedNode {
-                                place: node.place.clone().or(kept.place),
-                                peer_handle: node.peer_handle.clone().or(kept.peer_handle),
-                                ..kept
-                            },
-                            Some(Err(_)) => return Err(Failed::Other("an inode in it does not decode")),
-                            None => node.clone(),
-                        };
-                        nodes.insert(inode.0, &encoded(&node)?[..])?;
-                    }
-                    SavedRecord::Mark(Record::Attributes { inode }) => {
-                        marks.insert((inode.0, ATTRIBUTES, 0), ())?;
-                    }
-                    SavedRecord::Mark(Record::Region { inode, index }) => {
-                        marks.insert((inode.0, REGION, *index), ())?;
-                    }
-                    SavedRecord::Mark(Record::FromRegion { inode, index }) => {
-                        marks.insert((inode.0, FROM_REGION, *index), ())?;
-                    }
-                    SavedRecord::Mark(Record::Additions { directory }) => {
-                        additions.insert(directory.0, ())?;
-                    }
-                    SavedRecord::Mark(Record::Name { directory, name }) => {
-                        names.insert((directory.0, name.as_bytes()), ())?;
-                    }
-                    SavedRecord::Mark(Record::Node { .. }) => {
-                        return Err(Failed::Other("an inode without its handle was to be added"));
-                    }
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// From now on places do not identify, and the peer finds these inodes by these handles. On disk when this returns.
-    ///
-    /// # Errors
-    /// [`MapStoreError`]; nothing has changed then.
-    pub fn set_names_moved(&self, peers: &HashMap<InodeId, FileHandle>) -> Stored<()> {
-        self.write("add to", |transaction| {
-            transaction.open_table(HEAD)?.insert("names_moved", &[][..])?;
-            let mut table = transaction.open_table(PEERS)?;
-            for (inode, handle) in peers {
-                let bytes =
-                    postcard::to_stdvec(handle).map_err(|_| Failed::Other("a handle does not encode"))?;
-                table.insert(inode.0, &bytes[..])?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Keeps no map any more.
-    ///
-    /// # Errors
-    /// [`MapStoreError`].
-    pub fn clear(&self) -> Stored<()> {
-        self.write("clear", |transaction| Ok(empty(transaction)?))
-    }
-
-    fn begin(&self) -> Stored<()> {
-        self.write("make", |transaction| {
-            let mut head = transaction.open_table(HEAD)?;
-            head.insert("format", &FORMAT.to_le_bytes()[..])?;
-            head.insert("extent_bytes", &self.extent_bytes.get().to_le_bytes()[..])?;
+            head.insert(KEY_FORMAT, FORMAT.to_be_bytes().as_slice())?;
             drop(head);
-            Ok(empty(transaction)?)
+            transaction.open_table(GROUPS)?;
+            transaction.commit()?;
+            Ok(database)
+        })
+        .map_err(|fault| fault.of("make", &path))?;
+        Ok(MapStore {
+            database: Some(database),
+            path,
+            extent_bytes,
+            held: None,
+            next: 0,
+            buffer: Vec::new(),
         })
     }
 
-    fn check_head(&self) -> Stored<()> {
-        let reading = |error: redb::Error| MapStoreError::Unreadable {
-            path: self.path.clone(),
-            problem: error.to_string(),
-        };
-        let transaction = self
-            .database
-            .begin_read()
-            .map_err(|error| reading(error.into()))?;
-        let head = transaction
-            .open_table(HEAD)
-            .map_err(|error| reading(error.into()))?;
-        let format = head.get("format").map_err(|error| reading(error.into()))?;
-        let format = format.and_then(|value| value.value().try_into().ok().map(u32::from_le_bytes));
-        let extent = head.get("extent_bytes").map_err(|error| reading(error.into()))?;
-        let extent = extent.and_then(|value| value.value().try_into().ok().map(u64::from_le_bytes));
-        let problem = match (format, extent) {
-            (Some(FORMAT), Some(extent)) if extent == self.extent_bytes.get() => return Ok(()),
-            (Some(FORMAT), Some(extent)) => format!(
-                "has extents of {extent} bytes, and the configuration says {}",
-                self.extent_bytes
-            ),
-            (Some(format), _) => format!("has format {format}, this version reads {FORMAT}"),
-            (None, _) => return Err(self.unreadable("its head")),
-        };
-        Err(MapStoreError::Other {
-            path: self.path.clone(),
-            problem,
+    /// A store on a backend with content.
+    fn existing(backend: impl StorageBackend, path: PathBuf, extent_bytes: u64) -> Result<Self, StoreError> {
+        check_extent(extent_bytes);
+        shielded(|| {
+            let repaired = Arc::new(AtomicBool::new(false));
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE_BYTES).set_repair_callback({
+                let repaired = Arc::clone(&repaired);
+                move |_| repaired.store(true, Ordering::Relaxed)
+            });
+            let mut database = builder.create_with_backend(backend)?;
+            // A repair has read everything already. Without one nothing has been compared with its checksum.
+            if !repaired.load(Ordering::Relaxed) && !database.check_integrity()? {
+                spoil(&database)?;
+                return Err(BadValue::Table("what was written last is damaged").into());
+            }
+            let head = check_head(&database)?;
+            let next = next_group(&database)?;
+            Ok((database, head, next))
         })
+        .map(|(database, head, next)| MapStore {
+            database: Some(database),
+            path: path.clone(),
+            extent_bytes,
+            held: head.map(|head| head.generation),
+            next,
+            buffer: Vec::new(),
+        })
+        .map_err(|fault| fault.of("open", &path))
     }
 
-    fn write(
-        &self,
+    /// Runs `body` in one transaction, which is on disk when this returns `Ok`: one sync, as a commit is one phase with
+    /// checksums unless redb is told otherwise.
+    fn transact(
+        &mut self,
         attempt: &'static str,
-        work: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failed>,
-    ) -> Stored<()> {
-        let failed = |error: Failed| system(attempt, &self.path, error);
-        let transaction = self
-            .database
-            .begin_write()
-            .map_err(|error| failed(error.into()))?;
-        // An error drops, and so aborts it.
-        work(&transaction).map_err(failed)?;
-        transaction.commit().map_err(|error| failed(error.into()))
-    }
-
-    fn unreadable(&self, what: &str) -> MapStoreError {
-        MapStoreError::Unreadable {
-            path: self.path.clone(),
-            problem: format!("{what} is not what it should be"),
+        body: impl FnOnce(&mut Change<'_>) -> Result<(), Fault>,
+    ) -> Result<(), StoreError> {
+        let Some(database) = &self.database else {
+            return Err(self.failed());
+        };
+        let (buffer, next) = (&mut self.buffer, self.next);
+        let done = shielded(|| {
+            let transaction = database.begin_write()?;
+            let mut change = Change {
+                transaction: &transaction,
+                buffer,
+                next,
+            };
+            body(&mut change)?;
+            let next = change.next;
+            transaction.commit()?;
+            Ok(next)
+        });
+        match done {
+            Ok(next) => {
+                self.next = next;
+                Ok(())
+            }
+            // Nothing of it was committed, and the file is as it was.
+            Err(Fault::Bad(problem)) => Err(StoreError::Refused {
+                path: self.path.clone(),
+                problem,
+            }),
+            Err(fault) => Err(self.fail(fault, attempt)),
         }
     }
-}
 
-/// Why a transaction did not come about.
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error(transparent)]
-    Database(#[from] redb::Error),
-    #[error("{0}")]
-    Other(&'static str),
-}
-
-macro_rules! from_database {
-    ($($error:ty),*) => {
-        $(impl From<$error> for Failed {
-            fn from(error: $error) -> Self {
-                Failed::Database(error.into())
-            }
-        })*
-    };
-}
-from_database!(
-    redb::TableError,
-    redb::StorageError,
-    redb::TransactionError,
-    redb::CommitError
-);
-
-fn encoded(node: &SavedNode) -> Result<Vec<u8>, Failed> {
-    postcard::to_stdvec(node).map_err(|_| Failed::Other("an inode does not encode"))
-}
-
-/// All tables but the head's own lines.
-fn empty(transaction: &redb::WriteTransaction) -> Result<(), Failed> {
-    let mut head = transaction.open_table(HEAD)?;
-    for key in ["generation", "names_moved", "everything", "peer_checkpoint"] {
-        head.remove(key)?;
+    fn fail(&mut self, fault: Fault, attempt: &'static str) -> StoreError {
+        self.close();
+        fault.of(attempt, &self.path)
     }
-    transaction.delete_table(NODES)?;
-    transaction.delete_table(NAMES)?;
-    transaction.delete_table(ADDITIONS)?;
-    transaction.delete_table(RECORDS)?;
-    transaction.delete_table(PEERS)?;
-    // So that reading finds them.
-    transaction.open_table(NODES)?;
-    transaction.open_table(NAMES)?;
-    transaction.open_table(ADDITIONS)?;
-    transaction.open_table(RECORDS)?;
-    transaction.open_table(PEERS)?;
+
+    fn failed(&self) -> StoreError {
+        StoreError::Failed {
+            path: self.path.clone(),
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(database) = self.database.take() {
+            // Closing says in the file that it was closed cleanly. If that fails, the next start reads all of it.
+            let _: Result<(), Fault> = shielded(|| {
+                drop(database);
+                Ok(())
+            });
+        }
+    }
+
+    fn holds(&self, generation: Generation) -> Result<(), StoreError> {
+        if self.held == Some(generation) {
+            return Ok(());
+        }
+        Err(StoreError::OtherGeneration {
+            path: self.path.clone(),
+            held: self.held,
+            given: generation,
+        })
+    }
+}
+
+impl Drop for MapStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A transaction that changes the map.
+struct Change<'a> {
+    transaction: &'a WriteTransaction,
+    buffer: &'a mut Vec<u8>,
+    next: u64,
+}
+
+impl Change<'_> {
+    fn remove_groups(&mut self) -> Result<(), Fault> {
+        self.transaction.delete_table(GROUPS)?;
+        self.transaction.open_table(GROUPS)?;
+        self.next = 0;
+        Ok(())
+    }
+
+    fn remove_head(&mut self) -> Result<(), Fault> {
+        self.transaction.open_table(HEAD)?.remove(KEY_MAP)?;
+        Ok(())
+    }
+
+    fn put_head(&mut self, head: &MapHead) -> Result<(), Fault> {
+        let bytes = postcard::to_stdvec(head).map_err(BadValue::from)?;
+        self.transaction
+            .open_table(HEAD)?
+            .insert(KEY_MAP, bytes.as_slice())?;
+        Ok(())
+    }
+
+    fn head(&self) -> Result<MapHead, Fault> {
+        match self.transaction.open_table(HEAD)?.get(KEY_MAP)? {
+            Some(value) => MapHead::decode(value.value()),
+            None => Err(BadValue::Table("there is no map").into()),
+        }
+    }
+
+    fn add(&mut self, body: impl FnOnce(&mut Groups<'_, '_>) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.buffer.clear();
+        let mut groups = Groups {
+            table: self.transaction.open_table(GROUPS)?,
+            buffer: self.buffer,
+            next: self.next,
+        };
+        body(&mut groups)?;
+        self.next = groups.finish()?;
+        Ok(())
+    }
+}
+
+/// Puts records together into values.
+struct Groups<'txn, 'buffer> {
+    table: Table<'txn, u64, &'static [u8]>,
+    buffer: &'buffer mut Vec<u8>,
+    next: u64,
+}
+
+impl Groups<'_, '_> {
+    fn push(&mut self, record: &SavedRecord) -> Result<(), Fault> {
+        let before = self.buffer.len();
+        record.encode(self.buffer)?;
+        if before > 0 && self.buffer.len() > GROUP_BYTES {
+            self.table.insert(self.next, &self.buffer[..before])?;
+            self.next += 1;
+            self.buffer.drain(..before);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<u64, Fault> {
+        if !self.buffer.is_empty() {
+            self.table.insert(self.next, self.buffer.as_slice())?;
+            self.next += 1;
+        }
+        Ok(self.next)
+    }
+}
+
+impl MapHead {
+    fn decode(bytes: &[u8]) -> Result<Self, Fault> {
+        let (head, rest) = postcard::take_from_bytes::<MapHead>(bytes).map_err(BadValue::from)?;
+        let extents = EXTENT_BYTES_MIN..=REGION_BYTES;
+        if !rest.is_empty() || !head.extent_bytes.is_power_of_two() || !extents.contains(&head.extent_bytes) {
+            return Err(BadValue::Table("the map's head is outside its limits").into());
+        }
+        Ok(head)
+    }
+}
+
+/// The map's head, if there is a map, once the format is known to be this version's.
+fn check_head(database: &Database) -> Result<Option<MapHead>, Fault> {
+    let transaction = database.begin_read()?;
+    let head = transaction.open_table(HEAD)?;
+    let format = head.get(KEY_FORMAT)?.ok_or(BadValue::Table("it has no format"))?;
+    let format =
+        <[u8; 4]>::try_from(format.value()).map_err(|_| BadValue::Table("its format is no number"))?;
+    match u32::from_be_bytes(format) {
+        FORMAT => {}
+        0 => return Err(BadValue::Table("its format is 0").into()),
+        found => return Err(Fault::Newer(found)),
+    }
+    match head.get(KEY_MAP)? {
+        Some(value) => MapHead::decode(value.value()).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn next_group(database: &Database) -> Result<u64, Fault> {
+    let groups = database.begin_read()?.open_table(GROUPS)?;
+    let last = groups.last()?.map_or(0, |(key, _)| key.value().saturating_add(1));
+    Ok(last)
+}
+
+fn load(database: &Database, extent_bytes: u64) -> Result<Option<Saved>, Fault> {
+    let transaction = database.begin_read()?;
+    let Some(value) = transaction.open_table(HEAD)?.get(KEY_MAP)? else {
+        return Ok(None);
+    };
+    let head = MapHead::decode(value.value())?;
+    let units = Units {
+        stored: head.extent_bytes,
+        used: extent_bytes,
+    };
+    let mut saved = Saved {
+        names_moved: head.names_moved,
+        peer_checkpoint: head.peer_checkpoint,
+        everything: head.everything,
+        ..Saved::new(head.generation)
+    };
+    for (group, expected) in transaction.open_table(GROUPS)?.iter()?.zip(0..) {
+        let (key, value) = group?;
+        if key.value() != expected {
+            return Err(BadValue::Table("records are missing").into());
+        }
+        for record in Records::of(value.value()) {
+            saved.fold(record?, units)?;
+        }
+    }
+    Ok(Some(saved))
+}
+
+/// Makes a file that was found damaged, and was mended by going back to an earlier commit, unreadable for good:
+/// otherwise it would pass for whole at the next start.
+fn spoil(database: &Database) -> Result<(), Fault> {
+    let transaction = database.begin_write()?;
+    transaction.delete_table(HEAD)?;
+    transaction.commit()?;
     Ok(())
 }
 
-fn system(attempt: &'static str, path: &Path, error: impl std::fmt::Display) -> MapStoreError {
-    MapStoreError::System {
-        attempt,
-        path: path.to_owned(),
-        problem: error.to_string(),
-    }
-}
-
-impl Saved {
-    /// The same with other numbers of inodes.
-    #[must_use]
-    pub fn renumber(self, number: impl Fn(InodeId) -> InodeId) -> Self {
-        let placed = |place: Place| Place {
-            parent: number(place.parent),
-            ..place
-        };
-        let nodes = self.nodes.into_iter().map(|(inode, node)| {
-            let place = node.place.map(placed);
-            (number(inode), SavedNode { place, ..node })
-        });
-        Saved {
-            nodes: nodes.collect(),
-            names: self
-                .names
-                .into_iter()
-                .map(|(directory, names)| (number(directory), names))
-                .collect(),
-            additions: self.additions.into_iter().map(&number).collect(),
-            ..self
-        }
-    }
-
-    /// The map in memory.
-    pub fn into_map(self, extent_bytes: NonZeroU64) -> DirtyMap {
-        let nodes = self.nodes.into_iter().map(|(inode, node)| {
-            let marks = NodeMarks {
-                content: node.content,
-                attributes: node.attributes,
-                place: node.place,
-            };
-            (inode, marks)
-        });
-        let marks = Marks {
-            nodes: nodes.collect(),
-            names: self.names,
-            additions: self.additions,
-            everything: self.everything,
-        };
-        DirtyMap::restore(marks, extent_bytes)
-    }
+fn check_extent(extent_bytes: u64) {
+    assert!(
+        extent_bytes.is_power_of_two() && (EXTENT_BYTES_MIN..=REGION_BYTES).contains(&extent_bytes),
+        "an extent of {extent_bytes} bytes"
+    );
 }

@@ -79,14 +79,14 @@ impl Receiver {
             };
             nodes.insert(
                 *inode,
-                SavedNode {
+                Box::new(SavedNode {
                     root: root as u32,
                     handle,
                     peer_handle: inner.peer_handles.get(inode).cloned(),
                     place: marks.place.clone(),
                     content: marks.content.clone(),
                     attributes: marks.attributes,
-                },
+                }),
             );
         }
         Saved {

@@ -245,11 +245,11 @@ impl Replicator {
             places: !names_moved,
         });
         let tracked = known.is_some();
-        if let Some(known) = &known {
+        if tracked {
             wanted.progress.set_tracked();
             // Before the first name can change there.
-            let (maps, peers) = (self.maps.clone(), known.peers.clone());
-            let noted = tokio::task::spawn_blocking(move || maps.set_names_moved(&peers)).await;
+            let maps = self.maps.clone();
+            let noted = tokio::task::spawn_blocking(move || maps.set_names_moved(generation, &[])).await;
             match noted {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(Ended::NeedsWhole(error.to_string())),
@@ -481,8 +481,13 @@ impl Session for Attempt {
     }
 
     fn identified(&self, found: Vec<(InodeId, FileHandle)>) -> Result<(), CopyError> {
-        let peers = found.iter().cloned().collect();
-        if let Err(error) = self.replicator.maps.set_names_moved(&peers) {
+        let generation = self
+            .replicator
+            .keeper
+            .current()
+            .generation
+            .ok_or(CopyError::Over)?;
+        if let Err(error) = self.replicator.maps.set_names_moved(generation, &found) {
             return Err(CopyError::NeedsWhole(error.to_string()));
         }
         self.replicator.event(Event::Identified(found), Runs::Worker);

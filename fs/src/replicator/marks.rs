@@ -6,9 +6,11 @@
 //! ```
 
 use super::*;
-use crate::dirty::store::{MapStore, Saved, SavedNode, SavedRecord};
-use crate::dirty::{Content, MarkSeq, Record};
+use crate::dirty::maps::Maps;
+use crate::dirty::store::{Saved, SavedNode, SavedRecord};
+use crate::dirty::{DirtyMap, MarkSeq, Record};
 use crate::record::Record as CopyRecord;
+use std::collections::HashSet;
 use std::sync::{Condvar, Weak};
 
 /// What the marks thread and those who number share.
@@ -75,7 +77,7 @@ pub(super) fn start(replicator: &Arc<Replicator>) {
     }
 }
 
-fn write(replicator: &Weak<Replicator>, marks: &Marks, maps: &MapStore) {
+fn write(replicator: &Weak<Replicator>, marks: &Marks, maps: &Maps) {
     while let Some((records, last)) = marks.take() {
         let Some(replicator) = replicator.upgrade() else {
             return;
@@ -111,26 +113,25 @@ impl Replicator {
         }
     }
 
-    /// The record of one mark as it goes to disk. Under the lock.
-    pub(super) fn saved_record(&self, primary: &Primary, record: Record) -> SavedRecord {
-        match record {
-            Record::Node { inode, place } => match self.store.place(inode) {
-                Some((root, handle)) => SavedRecord::Node {
+    /// The record of one mark as it goes to disk; none of an inode that is gone. Under the lock.
+    pub(super) fn saved_record(&self, primary: &Primary, record: Record) -> Option<SavedRecord> {
+        Some(match record {
+            Record::Node { inode, place } => {
+                let (root, handle) = self.store.place(inode)?;
+                SavedRecord::Node {
                     inode,
-                    node: SavedNode {
-                        root: root as u32,
-                        handle,
-                        peer_handle: primary.peer_of(inode),
-                        place,
-                        content: Content::default(),
-                        attributes: false,
-                    },
-                },
-                // Whoever writes it says that the map is not complete.
-                None => SavedRecord::Mark(Record::Node { inode, place }),
-            },
-            other => SavedRecord::Mark(other),
-        }
+                    root: root as u32,
+                    handle,
+                    peer_handle: primary.peer_of(inode),
+                    place,
+                }
+            }
+            Record::Attributes { inode } => SavedRecord::Attributes { inode },
+            Record::Region { inode, index } => SavedRecord::Region { inode, index },
+            Record::FromRegion { inode, index } => SavedRecord::FromRegion { inode, index },
+            Record::Additions { directory } => SavedRecord::Additions { directory },
+            Record::Name { directory, name } => SavedRecord::Name { directory, name },
+        })
     }
 
     /// What the secondary lacks, to be kept under a generation that is not known yet; none when that is not known.
@@ -151,7 +152,7 @@ impl Replicator {
                 content: marks.content,
                 attributes: marks.attributes,
             };
-            nodes.insert(inode, node);
+            nodes.insert(inode, Box::new(node));
         }
         Some(Saved {
             generation: Generation([0; 16]),
@@ -226,6 +227,11 @@ impl Replicator {
     }
 
     fn restore(&self, inner: &mut Inner, saved: Saved) {
+        let mut saved = saved;
+        let known: HashSet<InodeId> = saved.nodes.keys().copied().collect();
+        for node in saved.nodes.values_mut() {
+            node.place = node.place.take().filter(|place| known.contains(&place.parent));
+        }
         let mut numbers = HashMap::new();
         for (old, node) in &saved.nodes {
             let is_root = (1..=self.store.directories() as u64).contains(&old.0);
@@ -248,7 +254,7 @@ impl Replicator {
             .store(saved.peer_checkpoint + 1, Ordering::Release);
         let names_moved = saved.names_moved;
         let saved = saved.renumber(|old| numbers.get(&old).copied().unwrap_or(old));
-        let map = saved.into_map(self.config.extent_bytes);
+        let map = DirtyMap::restore(saved.into_marks(), self.config.extent_bytes);
         info!(nodes = map.plan().nodes.len(), "the dirty map is read");
         inner.primary.restore_map(map, peers, names_moved);
     }

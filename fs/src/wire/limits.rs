@@ -357,7 +357,7 @@ fn check_optional<T>(value: Option<T>, check: impl Fn(T) -> Result<(), WireError
     value.map_or(Ok(()), check)
 }
 
-pub(super) fn check_inode(inode: InodeId) -> Result<(), WireError> {
+pub(crate) fn check_inode(inode: InodeId) -> Result<(), WireError> {
     need(inode.0 != 0, "inode", "is 0, which is none")
 }
 
@@ -375,7 +375,7 @@ fn check_prefix(number: Number) -> Result<(), WireError> {
     )
 }
 
-pub(super) fn check_handle(handle: &FileHandle) -> Result<(), WireError> {
+pub(crate) fn check_handle(handle: &FileHandle) -> Result<(), WireError> {
     at_most("file handle", handle.bytes.len(), HANDLE_BYTES_MAX)
 }
 

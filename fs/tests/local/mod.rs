@@ -4,7 +4,7 @@ use anyhow::Context;
 use skfs::backing::Store;
 use skfs::config::{Config, Durability, OnPeerLoss, Peer, Replicate, SyncMode, Tls};
 use skfs::control::event::Reporter;
-use skfs::dirty::store::MapStore;
+use skfs::dirty::maps::Maps;
 use skfs::record::Keeper;
 use skfs::replicator::{Replicator, Setup};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -51,7 +51,7 @@ pub async fn alone(
     };
     let keeper =
         Keeper::open(state, MODULE, Durability::Disk, Vec::new()).context("cannot open the record")?;
-    let maps = MapStore::open(state, config.extent_bytes)?;
+    let (maps, _) = Maps::open(state, config.extent_bytes.get())?;
     let replicator = Replicator::new(Setup {
         maps: Arc::new(maps),
         config,
