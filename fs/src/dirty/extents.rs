@@ -11,7 +11,7 @@ pub const TO_THE_END: u64 = u64::MAX;
 /// Extents of a file, by index, as ranges that neither overlap nor touch. What an extent's size is, is not known here.
 ///
 /// Most files have a few, and there may be a million files; one file may have a million.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
 pub struct Extents {
     /// Start and end, ascending.
@@ -140,6 +140,15 @@ fn insert_few(few: &mut Vec<(u64, u64)>, range: Range<u64>) {
     let end = joined.last().map_or(range.end, |(_, end)| range.end.max(*end));
     few.splice(first..last, [(start, end)]);
 }
+
+/// However they are kept.
+impl PartialEq for Extents {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Extents {}
 
 impl TryFrom<Vec<(u64, u64)>> for Extents {
     type Error = BadExtents;
