@@ -608,3 +608,6 @@ fn lives_on(mode: RenameMode, replaced: Option<Victim>) -> Option<InodeId> {
     let lives = !victim.last || mode == RenameMode::Exchange;
     lives.then_some(victim.inode)
 }
+
+#[cfg(test)]
+mod tests;
