@@ -61,7 +61,7 @@ impl Store {
     ) -> Result<Option<(Opened, FileHandle, Stat)>, OurErrno> {
         let mount = &self.root(root).mount;
         let descriptor = super::handle::open(mount.as_fd(), handle.kind, &handle.bytes, OFlags::PATH)?;
-        let opened = Opened::new(descriptor.into(), Access::Path);
+        let opened = Opened::new(descriptor, Access::Path);
         let status = opened.status()?;
         if status.st_nlink == 0 || status.st_dev != self.root(root).device {
             return Ok(None);
@@ -140,7 +140,7 @@ mod tests {
             let path = self.dir.path().join(path);
             let flags = OFlags::PATH | OFlags::NOFOLLOW;
             let opened = rustix::fs::open(path, flags, Mode::empty()).unwrap();
-            Opened::new(opened.into(), Access::Path).handle().unwrap()
+            Opened::new(opened, Access::Path).handle().unwrap()
         }
 
         fn ask(&self, inode: u64, kind: NodeKind, by: By) -> Option<FileHandle> {

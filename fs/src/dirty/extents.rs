@@ -17,7 +17,7 @@ pub struct Extents {
     /// Start and end, ascending.
     few: Vec<(u64, u64)>,
     /// The same when there are more than [`FEW`]; then `few` is empty.
-    many: Option<Box<BTreeMap<u64, u64>>>,
+    many: Option<BTreeMap<u64, u64>>,
 }
 
 /// Ranges that are kept in one piece of memory.
@@ -53,7 +53,7 @@ impl Extents {
             None => {
                 insert_few(&mut self.few, range);
                 if self.few.len() > FEW {
-                    self.many = Some(Box::new(self.few.drain(..).collect()));
+                    self.many = Some(self.few.drain(..).collect());
                     self.few.shrink_to_fit();
                 }
             }
@@ -165,7 +165,7 @@ impl TryFrom<Vec<(u64, u64)>> for Extents {
         }
         Ok(Extents {
             few: Vec::new(),
-            many: Some(Box::new(ranges.into_iter().collect())),
+            many: Some(ranges.into_iter().collect()),
         })
     }
 }

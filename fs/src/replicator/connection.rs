@@ -456,7 +456,7 @@ impl Replicator {
             node: self.config.node.clone(),
             session,
             start: start.clone(),
-            copy: self.copy_state(premises),
+            copy: Box::new(self.copy_state(premises)),
             directories: premises.offers.clone(),
             identities: premises.identities.clone(),
         });

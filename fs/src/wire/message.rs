@@ -119,7 +119,7 @@ pub struct Hello {
     /// Begin or go on.
     pub start: Start,
     /// What the primary knows of its copy.
-    pub copy: CopyState,
+    pub copy: Box<CopyState>,
     /// The primary's directories in the order of its configuration.
     pub directories: Vec<Offer>,
     /// Names of users and groups in use, for the warning about unequal numbers.

@@ -456,7 +456,7 @@ fn hello() -> impl Strategy<Value = Hello> {
                 node,
                 session: SessionId(session),
                 start,
-                copy,
+                copy: Box::new(copy),
                 directories,
                 identities,
             },

@@ -376,26 +376,22 @@ impl Source<'_> {
         let ranges = extents.byte_ranges(self.extent_bytes, size);
         self.progress
             .found(ranges.map(|range| range.end - range.start).sum());
-        let mut batches = vec![Vec::new()];
-        let mut bytes = 0;
+        let (mut batches, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
         for range in extents.byte_ranges(self.extent_bytes, size) {
             let mut at = range.start;
             while at < range.end {
                 let end = range.end.min((at / STEP_BYTES + 1) * STEP_BYTES);
-                let full = bytes + (end - at) > STEP_BYTES;
-                match batches.last_mut() {
-                    Some(batch) if !full && batch.len() < RANGES_AT_A_TIME => {
-                        batch.push(at..end);
-                        bytes += end - at;
-                    }
-                    Some(_) | None => {
-                        batches.push(vec![at..end]);
-                        bytes = end - at;
-                    }
+                if bytes + (end - at) > STEP_BYTES || batch.len() == RANGES_AT_A_TIME {
+                    batches.push(std::mem::take(&mut batch));
+                    bytes = 0;
                 }
+                batch.push(at..end);
+                bytes += end - at;
                 at = end;
             }
         }
+        // Also when it is empty: the last one ends the file.
+        batches.push(batch);
         let file = Arc::new(Large {
             inode,
             new: false,

@@ -473,7 +473,7 @@ fn messages_with_every_list_full_fit_their_frames() {
         node: "n".repeat(LABEL_BYTES_MAX),
         session: SessionId([255; 16]),
         start: Start::Resume { confirmed: last },
-        copy: full_copy(),
+        copy: Box::new(full_copy()),
         directories: full_offers(),
         identities: full_identities(),
     })
