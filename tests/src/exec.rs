@@ -7,7 +7,7 @@ use rustix::fd::OwnedFd;
 use rustix::thread::UnshareFlags;
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -63,8 +63,19 @@ pub fn run(host: &HostPicture, command: &[OsString], limit: Option<Duration>) ->
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| Error::Refused("no command was named".into()))?;
-    let signals = block_signals()?;
-    let mut child = match Command::new(program).args(arguments).spawn() {
+    let (signals, former) = block_signals()?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // SAFETY: sigprocmask(2) may be called between fork and exec, and the set that it is given is a copy.
+    unsafe {
+        command.pre_exec(
+            move || match libc::sigprocmask(libc::SIG_SETMASK, &former, std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            },
+        );
+    }
+    let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
             eprintln!("lab: cannot run {}: {error}", program.display());
@@ -104,23 +115,26 @@ fn wait(child: &mut Child, signals: &libc::sigset_t, limit: Option<Duration>) ->
     }
 }
 
-/// Blocks what [`next_signal`] takes. The standard library gives children an empty mask.
-fn block_signals() -> Result<libc::sigset_t> {
-    // SAFETY: sigemptyset initialises the set it is given; the others change a set that is initialised.
-    let (signals, blocked) = unsafe {
+/// Blocks what [`next_signal`] takes. The second value is the mask before, which a child must get back: it inherits
+/// this one.
+fn block_signals() -> Result<(libc::sigset_t, libc::sigset_t)> {
+    // SAFETY: sigemptyset initialises the set it is given, and sigprocmask the former one; the others change a set that
+    // is initialised.
+    let (signals, former, blocked) = unsafe {
         let mut signals: libc::sigset_t = std::mem::zeroed();
+        let mut former: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut signals);
         libc::sigaddset(&mut signals, libc::SIGCHLD);
         for signal in HANDED_ON {
             libc::sigaddset(&mut signals, signal);
         }
-        let blocked = libc::sigprocmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
-        (signals, blocked)
+        let blocked = libc::sigprocmask(libc::SIG_BLOCK, &signals, &mut former);
+        (signals, former, blocked)
     };
     if blocked != 0 {
         return Err(io::Error::last_os_error()).attempt(|| "block signals".into());
     }
-    Ok(signals)
+    Ok((signals, former))
 }
 
 /// The next signal and its origin, or `None` at the deadline.

@@ -111,6 +111,9 @@ fn a_command_has_the_callers_input_output_exit_code_and_signals() {
         .status();
     assert_eq!(unknown.unwrap().code(), Some(125));
 
+    let blocked = output_of(&lab, "a", "grep SigBlk /proc/self/status");
+    assert_eq!(blocked.split_whitespace().last(), Some("0000000000000000"));
+
     let mut waiting = lab
         .host("a")
         .command("sh")
