@@ -85,6 +85,8 @@ pub struct Replicator {
     /// One more than the count of checkpoints that a map read from disk remembers of the secondary; 0: that of this
     /// node's record.
     peer_counted: AtomicU64,
+    /// The generation of the time alone that a copy has ended: its map is of no use once the pair is in sync.
+    joined_from: Mutex<Option<Generation>>,
     /// Only one `connect` at a time.
     connecting: tokio::sync::Mutex<()>,
     local: Ring,
@@ -172,6 +174,7 @@ impl Replicator {
             maps: setup.maps,
             marks: Arc::default(),
             peer_counted: AtomicU64::new(0),
+            joined_from: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
             local: Ring::default(),
             wire: Ring::default(),

@@ -77,16 +77,16 @@ impl Maps {
         self.lock().set_names_moved(generation, handles)
     }
 
-    /// As [`MapStore::clear`], when there is a map.
+    /// As [`MapStore::clear`], unless the map is of another time alone.
     ///
     /// # Errors
     /// As [`MapStore::clear`].
-    pub fn clear(&self) -> Result<(), StoreError> {
+    pub fn clear(&self, generation: Generation) -> Result<(), StoreError> {
         let mut store = self.lock();
-        match store.generation() {
-            Some(_) => store.clear(),
-            None => Ok(()),
+        if store.generation() == Some(generation) {
+            return store.clear();
         }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, MapStore> {

@@ -98,18 +98,12 @@ fn write(replicator: &Weak<Replicator>, marks: &Marks, maps: &Maps) {
 impl Replicator {
     /// That the dirty map is not complete is on disk when this returns [`Event::Untracked`].
     fn note_untracked(&self, reason: String) -> Event {
-        let noted = self.keeper.update(|record| record.tracked = false);
+        let noted = self.keeper.devalue(|record| record.tracked = false);
         match noted {
             Ok(_) => Event::Untracked { reason },
-            // Nothing waits for it any more: not to answer would lose the writes for certain. The record goes on
-            // saying "tracked", so the map is made unusable where that can still be done.
-            Err(error) => {
-                let message = format!(
-                    "the dirty map cannot be written ({reason}), nor that it is incomplete ({error})"
-                );
-                self.reporter.report(What::Warning, message.clone());
-                Event::NoteFailed { reason: message }
-            }
+            Err(error) => Event::MarkFailed {
+                reason: format!("{reason}; nor that the map is not complete: {error}"),
+            },
         }
     }
 
@@ -190,7 +184,13 @@ impl Replicator {
 
     pub(super) fn clear_map(&self) {
         self.peer_counted.store(0, Ordering::Release);
-        if let Err(error) = self.maps.clear() {
+        let former = self
+            .joined_from
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(former) = former else { return };
+        if let Err(error) = self.maps.clear(former) {
             // It is of another generation and so of no effect.
             debug!(%error, "the dirty map of the time alone is not removed");
         }
@@ -232,6 +232,9 @@ impl Replicator {
         for node in saved.nodes.values_mut() {
             node.place = node.place.take().filter(|place| known.contains(&place.parent));
         }
+        // What lies in a directory that is gone is gone.
+        saved.names.retain(|directory, _| known.contains(directory));
+        saved.additions.retain(|directory| known.contains(directory));
         let mut numbers = HashMap::new();
         for (old, node) in &saved.nodes {
             let is_root = (1..=self.store.directories() as u64).contains(&old.0);

@@ -268,6 +268,12 @@ impl Primary {
             Event::Identified(found) => self.identified(found),
             Event::Marked { seq } => self.marked(seq),
             Event::Untracked { reason } => self.untracked(reason, actions),
+            Event::MarkFailed { reason } => {
+                self.fail(
+                    format!("what the secondary lacks cannot be noted: {reason}"),
+                    actions,
+                );
+            }
             Event::CheckpointNoted => self.checkpoint_noted(awake, actions),
             Event::CheckpointNotNoted => self.checkpoint_not_noted(awake),
             Event::ListingBegun { directory } => self.begin_listing(directory),

@@ -79,6 +79,12 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Neither records nor that the map is not complete can be written: what was changed unnoted would be missed by the
+    /// next copy, so nothing is answered any more.
+    MarkFailed {
+        /// Why.
+        reason: String,
+    },
     /// What [`Action::NoteCheckpoint`] asked for is on disk.
     CheckpointNoted,
     /// It cannot be written.

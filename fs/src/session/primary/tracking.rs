@@ -155,14 +155,18 @@ impl Primary {
         if self.tracking.lost.is_some() {
             return;
         }
-        self.tracking.lost = Some(reason.clone());
+        // The copy has just ended: what waited is at the secondary, and the map is of no use any more.
+        let is_over = self.is_in_sync();
+        if !is_over {
+            self.tracking.lost = Some(reason.clone());
+            self.tracking.map.forget_all();
+            actions.push(Action::TrackingLost { reason });
+        }
         for slot in std::mem::take(&mut self.tracking.marking).into_values().flatten() {
             if self.lanes.open(slot) {
                 self.ready.push_back(slot);
             }
         }
-        self.tracking.map.forget_all();
-        actions.push(Action::TrackingLost { reason });
     }
 
     /// The secondary is lost: whatever it may lack is what the next copy begins with. Also after a copy's end.
