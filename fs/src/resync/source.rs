@@ -194,6 +194,7 @@ impl Source<'_> {
             }
             match (self.status(inode)?, left) {
                 (Some(status), Left::Whole) if kind_of(&status) == FileType::RegularFile => {
+                    self.found_by_map(size_of(&status));
                     nodes.push(Unfinished {
                         inode,
                         size: Some(size_of(&status)),
@@ -206,7 +207,10 @@ impl Source<'_> {
                     parts.push(Job::Part(inode, extents));
                 }
                 // What is gone by now is told when it is claimed.
-                (Some(_) | None, _) => attributes.push(inode),
+                (Some(_) | None, _) => {
+                    self.found_by_map(0);
+                    attributes.push(inode);
+                }
             }
         }
         let mut jobs = board.lock();
@@ -228,6 +232,13 @@ impl Source<'_> {
             }
         }
         Ok(directories)
+    }
+
+    /// In a whole copy it was counted when its name was found.
+    fn found_by_map(&self, bytes: u64) {
+        if self.known.is_some() {
+            self.progress.found(bytes);
+        }
     }
 
     /// The target knows the inode, or could be told of it just now.
