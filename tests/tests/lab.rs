@@ -102,7 +102,7 @@ fn a_command_has_the_callers_input_output_exit_code_and_signals() {
     };
     assert_eq!(status("sh", &["-c", "kill -9 $$"]), Some(128 + 9));
     assert_eq!(status("/no/such/program", &[]), Some(127));
-    assert_eq!(status("/etc/hostname", &[]), Some(126));
+    assert_eq!(status("/etc/passwd", &[]), Some(126));
     let unknown = lab
         .host("nobody")
         .command("true")

@@ -94,10 +94,10 @@ fn a_hole_is_not_the_same_as_zeroes() {
         .write(true)
         .open(twins.second().join("sparse"))
         .unwrap();
-    sparse.write_all_at(&[0; 4096], 0).unwrap();
+    sparse.write_all_at(&vec![0; 128 << 10], 0).unwrap();
     let found = twins.differences(false);
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("\"sparse\": holes: data at [1048576..1052672] and [0..4096, "));
+    assert!(found[0].starts_with("\"sparse\": holes: data at [1048576..1052672] and [0..131072, "));
 }
 
 #[test]
