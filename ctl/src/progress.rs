@@ -27,6 +27,9 @@ pub fn line(copy: &Copy) -> String {
     if let Some(seconds) = copy.eta_seconds {
         text += &format!(", {} left", duration(seconds));
     }
+    if copy.held_back {
+        text += ", yielding to the application";
+    }
     if copy.paused {
         text += ", paused";
     }
@@ -80,6 +83,8 @@ mod tests {
             paused: false,
             limit_bytes_per_second: None,
             interrupted: None,
+            hurries: false,
+            held_back: true,
             tracked: Some(false),
         };
         assert_eq!(

@@ -201,12 +201,23 @@ impl Replicator {
         operation: Operation,
         reply: impl FnOnce(Result<Applied, Errno>) + Send + 'static,
     ) {
+        let reply: ReplyTo = if self.copies.pace.is_wanted() && !matches!(operation, Operation::Sync { .. }) {
+            let (replicator, began) = (Arc::downgrade(self), Instant::now());
+            Box::new(move |result| {
+                reply(result);
+                if let Some(replicator) = replicator.upgrade() {
+                    replicator.copies.pace.operation(began, Instant::now());
+                }
+            })
+        } else {
+            Box::new(reply)
+        };
         // What it sends leaves this node before this thread goes on.
         let deferred = self.drive(|| {
             let mut inner = self.lock();
             let ticket = Ticket(inner.next_ticket);
             inner.next_ticket += 1;
-            inner.replies.insert(ticket, Box::new(reply));
+            inner.replies.insert(ticket, reply);
             self.step(&mut inner, Event::Submit { ticket, operation })
         });
         self.carry_out(deferred, Runs::Mount);

@@ -77,6 +77,10 @@ pub enum CopyCommand {
         /// Most bytes of files per second; none: as many as there can be.
         bytes_per_second: Option<u64>,
     },
+    /// From now on, as fast as can be, whatever it costs the application.
+    Hurry,
+    /// From now on, so that operations of the application hardly take longer. This is how copies begin.
+    Yield,
 }
 
 /// What the server sends.

@@ -135,6 +135,12 @@ pub struct Copy {
     /// Most bytes per second that it was told to take.
     #[serde(default)]
     pub limit_bytes_per_second: Option<u64>,
+    /// It was told not to yield to the application.
+    #[serde(default)]
+    pub hurries: bool,
+    /// It is slower than it could be, because the application would notice.
+    #[serde(default)]
+    pub held_back: bool,
     /// Why it began anew, if it did.
     #[serde(default)]
     pub interrupted: Option<String>,

@@ -52,6 +52,8 @@ impl Module {
             CopyCommand::Pause => orders.pause(true),
             CopyCommand::Resume => orders.pause(false),
             CopyCommand::Limit { bytes_per_second } => orders.limit(bytes_per_second),
+            CopyCommand::Hurry => replicator.hurry_copies(true),
+            CopyCommand::Yield => replicator.hurry_copies(false),
         }
         Ok(Reply::Done)
     }

@@ -5,6 +5,7 @@ use super::connection::{Unmet, system};
 use super::*;
 use crate::link::Purpose;
 use crate::resync::lane::{CopyError, Lane};
+use crate::resync::pace::Pace;
 use crate::resync::progress::{Orders, Progress};
 use crate::resync::source::{Known, Session, Source};
 use crate::session::coverage::{Brought, ClaimId, Rest, Scope};
@@ -23,6 +24,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Copies {
     /// What was ordered; for every copy.
     pub(super) orders: Orders,
+    /// How much of a copy is under way.
+    pub(super) pace: Pace,
     /// What the dirty map names was not enough for the copy that is wanted.
     whole: AtomicBool,
     /// How the last one ended that was complete.
@@ -62,6 +65,8 @@ impl Replicator {
         let wanted = self.copies.wanted().clone()?;
         let mut status = wanted.progress.show(&self.copies.orders);
         status.interrupted = wanted.interrupted;
+        status.hurries = self.copies.pace.hurries();
+        status.held_back = self.copies.pace.is_held_back();
         Some(status)
     }
 
@@ -111,6 +116,11 @@ impl Replicator {
             self.reporter.report(what, message);
         }
         *self.copies.last.lock().unwrap_or_else(PoisonError::into_inner) = copy;
+    }
+
+    /// Whether copies are done as soon as can be, or yield to the application.
+    pub fn hurry_copies(&self, hurry: bool) {
+        self.copies.pace.hurry(hurry);
     }
 
     /// Orders about copies.
@@ -366,12 +376,16 @@ impl Replicator {
                 store: &attempt.replicator.store,
                 progress: &progress,
                 orders: &attempt.replicator.copies.orders,
+                pace: &attempt.replicator.copies.pace,
                 binding: Mutex::default(),
                 placed: AtomicU64::new(0),
                 known,
                 extent_bytes: attempt.replicator.config.extent_bytes,
             };
-            source.run(&mut lanes)
+            source.pace.begin();
+            let copied = source.run(&mut lanes);
+            source.pace.end();
+            copied
         });
         // A panic there is a mistake in this program; the copy is over all the same.
         copying.await.unwrap_or(Err(CopyError::Over))

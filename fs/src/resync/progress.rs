@@ -200,6 +200,8 @@ impl Progress {
             paused,
             limit_bytes_per_second: limit,
             interrupted: None,
+            hurries: false,
+            held_back: false,
             tracked: Some(self.tracked.load(Ordering::Relaxed)),
         }
     }

@@ -6,6 +6,7 @@
 //! begins anew and finds equal what is equal.
 
 use super::lane::{CopyError, Lane};
+use super::pace::{Pace, Turn};
 use super::progress::{Orders, Progress, Step};
 use crate::backing::Store;
 use crate::operation::{FileHandle, InodeId, Name};
@@ -82,6 +83,8 @@ pub struct Source<'a> {
     pub progress: &'a Progress,
     /// What it was told.
     pub orders: &'a Orders,
+    /// How much of it may be under way.
+    pub pace: &'a Pace,
     /// Inodes that the target is being told of now. A further name of one, in another request, waits for that.
     pub binding: Mutex<HashSet<InodeId>>,
     /// Names brought over so far.
@@ -266,10 +269,12 @@ impl Source<'_> {
         }
     }
 
-    /// Waits until so many bytes more may be brought over, or somebody has failed.
-    fn wait(&self, board: &Board, bytes: u64) {
-        self.orders
-            .wait(bytes, || self.session.is_over() || board.has_failed());
+    /// Waits until so many bytes more may be brought over, or somebody has failed. They are under way until what
+    /// this gives is dropped.
+    fn wait(&self, board: &Board, bytes: u64) -> Turn<'_> {
+        let is_over = || self.session.is_over() || board.has_failed();
+        self.orders.wait(bytes, is_over);
+        self.pace.take(bytes, is_over)
     }
 
     fn work(&self, board: &Board, lane: &mut Lane, job: Job) -> Result<(), CopyError> {
@@ -286,7 +291,7 @@ impl Source<'_> {
             Job::Ranges { file, ranges } => self.ranges(board, lane, &file, &ranges),
             Job::Piece { file, offset, length } => self.piece(board, lane, &file, offset, length),
             Job::Attributes(inodes) => {
-                self.wait(board, 0);
+                let _turn = self.wait(board, 0);
                 self.attributes(lane, &inodes)
             }
         }

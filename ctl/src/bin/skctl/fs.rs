@@ -94,6 +94,10 @@ enum CopyOrder {
         #[arg(value_parser = rate)]
         rate: Rate,
     },
+    /// Copy as fast as can be, whatever it costs the application.
+    Hurry,
+    /// Copy so that operations of the application hardly take longer; this is the usual.
+    Yield,
 }
 
 /// Bytes per second, or no limit.
@@ -145,6 +149,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             CopyOrder::Limit { rate } => CopyCommand::Limit {
                 bytes_per_second: rate.0,
             },
+            CopyOrder::Hurry => CopyCommand::Hurry,
+            CopyOrder::Yield => CopyCommand::Yield,
         }),
         Command::GoAlone => Order::GoAlone,
         Command::Demote => Order::Demote,

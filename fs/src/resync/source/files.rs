@@ -11,7 +11,7 @@ use crate::wire::bulk::{BLOCK_BYTES, BLOCKS_MAX, Block, DATA_BYTES_MAX, Sum, ToS
 use bytes::Bytes;
 use rustix::fs::FileType;
 use rustix::io::Errno as System;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,15 +50,31 @@ struct Compared {
 }
 
 impl Source<'_> {
-    /// Small files whole, other nodes' attributes.
+    /// Small files whole, other nodes' attributes; no more at a time than the pace allows.
     pub(super) fn nodes(
         &self,
         board: &Board,
         lane: &mut Lane,
         nodes: &[Unfinished],
     ) -> Result<(), CopyError> {
+        let mut left = nodes;
+        while !left.is_empty() {
+            let most = self.pace.piece(BATCH_BYTES_MAX);
+            let mut bytes = 0;
+            let fits = |node: &&Unfinished| {
+                bytes += node.size.unwrap_or(0);
+                bytes <= most
+            };
+            let (some, others) = left.split_at(left.iter().take_while(fits).count().max(1));
+            self.some_nodes(board, lane, some)?;
+            left = others;
+        }
+        Ok(())
+    }
+
+    fn some_nodes(&self, board: &Board, lane: &mut Lane, nodes: &[Unfinished]) -> Result<(), CopyError> {
         let bytes = nodes.iter().filter_map(|node| node.size).sum();
-        self.wait(board, bytes);
+        let _turn = self.wait(board, bytes);
         if nodes.iter().any(|node| !node.new && node.size.is_some()) {
             self.let_earlier_operations_end(nodes)?;
         }
@@ -344,8 +360,8 @@ impl Source<'_> {
         self.progress.current(self.store.path(file.inode));
         let mut at = offset;
         while at < offset + length {
-            let step = STEP_BYTES.min(offset + length - at);
-            self.wait(board, step);
+            let step = self.pace.piece(STEP_BYTES).min(offset + length - at);
+            let _turn = self.wait(board, step);
             if self.session.is_over() {
                 return Err(CopyError::Over);
             }
@@ -414,9 +430,11 @@ impl Source<'_> {
         file: &Large,
         ranges: &[Range<u64>],
     ) -> Result<(), CopyError> {
-        self.wait(board, ranges.iter().map(|range| range.end - range.start).sum());
-        if !ranges.is_empty() {
-            self.held_ranges(lane, file, ranges)?;
+        let mut left: VecDeque<Range<u64>> = ranges.iter().cloned().collect();
+        while !left.is_empty() {
+            let some = first_bytes(&mut left, self.pace.piece(STEP_BYTES));
+            let _turn = self.wait(board, some.iter().map(|range| range.end - range.start).sum());
+            self.held_ranges(lane, file, &some)?;
         }
         if file.pieces_left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.hold_and_send_attributes(lane, &[file.inode], true)?;
@@ -631,6 +649,26 @@ impl Source<'_> {
             result => result.map_err(read("read", inode)),
         }
     }
+}
+
+/// Takes so many bytes off the front, at least one block; what is cut is cut between blocks.
+fn first_bytes(ranges: &mut VecDeque<Range<u64>>, most: u64) -> Vec<Range<u64>> {
+    let (mut taken, mut left) = (Vec::new(), most.max(BLOCK_BYTES));
+    while let Some(range) = ranges.pop_front() {
+        let end = range.end.min((range.start + left) / BLOCK_BYTES * BLOCK_BYTES);
+        if range.end - range.start <= left {
+            left -= range.end - range.start;
+            taken.push(range);
+        } else if end > range.start {
+            ranges.push_front(end..range.end);
+            taken.push(range.start..end);
+            break;
+        } else {
+            ranges.push_front(range);
+            break;
+        }
+    }
+    taken
 }
 
 /// From `offset` to the end of its block, or to `end`.

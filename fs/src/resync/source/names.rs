@@ -71,7 +71,7 @@ impl Source<'_> {
         directory: InodeId,
         names: &[Name],
     ) -> Result<(), CopyError> {
-        self.wait(board, 0);
+        let _turn = self.wait(board, 0);
         let scope = Scope {
             names: Some((directory, names.to_vec())),
             ..Scope::default()

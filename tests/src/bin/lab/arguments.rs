@@ -42,6 +42,10 @@ pub enum CopyOrder {
     },
     /// Take as many as there can be.
     Unlimit,
+    /// As fast as can be, whatever it costs the application.
+    Hurry,
+    /// So that operations of the application hardly take longer: the usual.
+    Yield,
 }
 
 impl From<CopyOrder> for CopyCommand {
@@ -52,6 +56,8 @@ impl From<CopyOrder> for CopyCommand {
             CopyOrder::Resume => CopyCommand::Resume,
             CopyOrder::Limit { rate } => limit(Some(rate)),
             CopyOrder::Unlimit => limit(None),
+            CopyOrder::Hurry => CopyCommand::Hurry,
+            CopyOrder::Yield => CopyCommand::Yield,
         }
     }
 }
