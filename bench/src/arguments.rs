@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Directory for latest.json and machine.json
     #[arg(long, value_name = "DIRECTORY", default_value = "target/bench")]
     pub out: PathBuf,
+    /// Measure nothing: print, and draw, what is in this latest.json, with the machine.json beside it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "tests", "systems", "slow", "loss"])]
+    pub from: Option<PathBuf>,
     /// Also draw the ratios as an SVG
     #[arg(long, value_name = "FILE")]
     pub picture: Option<PathBuf>,

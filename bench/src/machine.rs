@@ -2,16 +2,22 @@
 
 use crate::arguments::Arguments;
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
 /// The machine, the versions, and how the run was started.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Machine {
     date: String,
-    sidekick: &'static str,
+    sidekick: String,
+    /// The commit of the directory that it was started in, if that is a repository; `-dirty` when it is changed.
+    #[serde(default)]
+    commit: Option<String>,
+    /// Of the `skfs` that was measured.
+    #[serde(default)]
+    skfs_blake3: Option<String>,
     kernel: String,
     processor: String,
     cores: usize,
@@ -38,7 +44,9 @@ impl Machine {
         let processors = read("/proc/cpuinfo")?;
         Ok(Machine {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            sidekick: env!("CARGO_PKG_VERSION"),
+            sidekick: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: commit(),
+            skfs_blake3: skfs_sum()?,
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             processor: field(&processors, "model name").unwrap_or("unknown").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -95,6 +103,19 @@ impl Machine {
             if self.quick { ", quick" } else { "" },
         )
     }
+}
+
+fn commit() -> Option<String> {
+    let arguments = ["describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"];
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+fn skfs_sum() -> Result<Option<String>> {
+    let path = lab::programs::find("skfs")?;
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Some(blake3::hash(&bytes).to_hex().to_string()))
 }
 
 fn read(path: &str) -> Result<String> {

@@ -12,7 +12,8 @@ use crate::{picture, stop, table};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
-use std::path::Path;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,10 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// When the hosts cannot be made or the results cannot be written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(file) = &arguments.from {
+        show_again(file, arguments.picture.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let plan = plan(arguments);
     let machine = Machine::look(arguments, plan.amount.rounds)?;
     println!("{}", machine.headline());
@@ -48,6 +53,44 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     write_down(arguments, &rows, &machine)?;
     println!("measured in {} s", start.elapsed().as_secs());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints and draws results that were written down before.
+fn show_again(file: &Path, picture: Option<&Path>) -> Result<()> {
+    let machine = beside(file)?;
+    let rows: Vec<Row> = read_json(file)?;
+    let headline = read_json::<Machine>(&machine)?.headline();
+    println!("{headline}");
+    println!("{}", table::text(&rows));
+    match picture {
+        Some(path) => write(path, &picture::svg(&rows, &headline)),
+        None => Ok(()),
+    }
+}
+
+/// Where [`write_down`], or who keeps the results of a day, puts what they were measured on.
+fn beside(file: &Path) -> Result<PathBuf> {
+    let name = file
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let machine = match name.strip_prefix("latest") {
+        Some(rest) => format!("machine{rest}"),
+        None => format!("{}-machine.json", name.trim_end_matches(".json")),
+    };
+    let path = file.with_file_name(machine);
+    anyhow::ensure!(
+        path.exists(),
+        "{} is missing: it tells what {} was measured on",
+        path.display(),
+        file.display()
+    );
+    Ok(path)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} holds no results", path.display()))
 }
 
 fn plan(arguments: &Arguments) -> Plan {

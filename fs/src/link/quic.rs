@@ -4,9 +4,9 @@
 //! both sides have proved who they are and sent the first bytes of the one stream, so that a peer of another
 //! version is known before anything else is decoded.
 
-use super::bulk::{Purpose, STREAMS_MAX, Streams};
 use super::error::LinkError;
 use super::executor::Executor;
+use super::purpose::Purpose;
 use super::socket::Socket;
 use super::stream::{Receiver, Sender};
 use super::tls::{Identity, Verdict, alert_in_words, refusal};
@@ -275,7 +275,7 @@ fn transport(peer_stall: Duration, streams: u32) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(streams))
-        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         // Fails only beyond 2^62 milliseconds; the configuration allows an hour.
         .max_idle_timeout(IdleTimeout::try_from(idle).ok())
@@ -512,11 +512,6 @@ impl Connection {
         let sender = Sender::new(self.inner.clone(), self.send, self.remote, self.executor.clone());
         let receiver = Receiver::new(self.inner, self.receive, self.remote, self.executor);
         (sender, receiver)
-    }
-
-    /// Its streams of bulk data.
-    pub fn streams(&self) -> Streams {
-        Streams::new(self.inner.clone(), self.remote)
     }
 
     /// A handle to close the connection and to learn of its end, whoever has its directions.

@@ -5,8 +5,8 @@
 //! anyone else is decoded. Each handshake gets its own verifier, which remembers the rule that was broken: the
 //! errors of the libraries above it only carry text.
 
-use super::bulk::Purpose;
 use super::error::LinkError;
+use super::purpose::Purpose;
 use crate::config;
 use crate::wire::limits::LABEL_BYTES_MAX;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
