@@ -1,15 +1,16 @@
 //! Bringing a host back that was gone: started, thawed, reachable, secondary, and in sync again.
 
-use crate::error::{Error, Result, refused};
-use crate::keeper::protocol::Picture;
+use crate::error::{Attempt, Error, Result, refused};
+use crate::keeper::protocol::{HostPicture, Picture};
 use crate::lab::{Lab, known};
 use crate::mirror::Mirror;
-use crate::mirrors::mirror_of;
+use crate::mirrors::{mirror_of, skfs_failed};
 use crate::status::Wanted;
 use serde::Serialize;
 use skfs::control::client::ClientError;
 use skfs::control::command::{Command, RefusalKind};
 use skfs::control::status::{Copy, Role, State};
+use skfs::mount::mountinfo::{self, FILE_SYSTEM_TYPE};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -30,12 +31,13 @@ pub struct Returned {
 
 impl Lab {
     /// Brings a host back and waits until its mirrors, all or the one given, are in sync: the host is started if it is
-    /// down, thawed if it is frozen, faults of the network that concern it end; its `skfs` becomes secondary, and the
-    /// primary connects. `progress` is told of a copy that goes on.
+    /// down, thawed if it is frozen, the cuts of its links end; its `skfs` becomes secondary, and the primary connects.
+    /// A frozen primary whose peer was promoted is started anew, as the machine that a cluster has given up: thawed it
+    /// would be a second primary. `progress` is told of a copy that goes on.
     ///
     /// # Errors
-    /// When the other host is not primary, or one of the `skfs` refuses: a copy that took writes of its own is not
-    /// overwritten.
+    /// When the other host is not primary, when the host goes down meanwhile, or one of the `skfs` refuses: a copy
+    /// that took writes of its own is not overwritten.
     pub fn return_host(
         &self,
         host: &str,
@@ -48,12 +50,15 @@ impl Lab {
             self.refuse_without_primary(host, mirror)?;
         }
         let picture = self.look()?;
-        if known(&picture, host)?.frozen {
-            self.host(host).thaw()?;
+        let found = known(&picture, host)?;
+        if found.frozen {
+            if has_mounted(found, &mirrors)? {
+                self.host(host).kill()?;
+            } else {
+                self.host(host).thaw()?;
+            }
         }
-        if has_faults(&picture, host) {
-            self.heal()?;
-        }
+        self.heal_host(host)?;
         self.host(host).boot()?;
         let mut returned = Vec::new();
         for mirror in mirrors {
@@ -103,7 +108,14 @@ impl Lab {
         loop {
             // A primary that has not noticed yet that the host was away says that it is connected; one that has just
             // noticed has to decide first.
-            let connected = self.connect_shown(primary, mirror, progress);
+            let connected = self.connect_shown(host, mirror, progress);
+            if known(&self.look()?, host)?.init.is_none() {
+                return refused(format!(
+                    "host {host} went down while {} was brought to the primary's state: `lab return {host}` begins \
+                     again, with what is there already",
+                    mirror.dir.display()
+                ));
+            }
             let status = self.status()?;
             let is = |host, wanted| mirror_of(&status, host, &mirror.dir).is_some_and(|m| m.is(wanted));
             if is(primary, Wanted::InSync) && is(host, Wanted::State(State::Second)) {
@@ -126,16 +138,22 @@ impl Lab {
         Ok(if after == before { None } else { after })
     }
 
+    /// Has the primary connect to `host`, and waits for that; no longer than the host is up.
     fn connect_shown(
         &self,
-        primary: &str,
+        host: &str,
         mirror: &Mirror,
         progress: &mut dyn FnMut(&Path, &Copy),
     ) -> Result<()> {
+        let primary = mirror.peer_of(host);
+        let mut client = self.client(primary, mirror, self.limit())?;
+        let interrupter = client
+            .interrupter()
+            .map_err(|error| skfs_failed(primary, mirror, error))?;
         let over = AtomicBool::new(false);
         let connected = std::thread::scope(|scope| {
             let connecting = scope.spawn(|| {
-                let connected = self.command(primary, &mirror.dir, Command::Connect { overwrite: false });
+                let connected = client.call(Command::Connect { overwrite: false });
                 over.store(true, Ordering::Release);
                 connected
             });
@@ -145,13 +163,19 @@ impl Lab {
                 {
                     progress(&mirror.dir, copy);
                 }
+                let is_down = |picture: Picture| picture.host(host).is_some_and(|host| host.init.is_none());
+                if self.look().is_ok_and(is_down) {
+                    interrupter.interrupt();
+                }
                 // A pace for looking, not a wait for a condition.
                 std::thread::park_timeout(PROGRESS_EVERY);
             }
             connecting.join()
         });
         match connected {
-            Ok(connected) => connected.map(drop),
+            Ok(connected) => connected
+                .map(drop)
+                .map_err(|error| skfs_failed(primary, mirror, error)),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
@@ -168,9 +192,15 @@ fn is_final(error: &Error) -> bool {
     }
 }
 
-fn has_faults(picture: &Picture, host: &str) -> bool {
-    picture
-        .faults
-        .iter()
-        .any(|fault| fault.from == host || fault.to == host)
+/// Whether one of the mirrors is mounted on a host, so that its `skfs` is primary. One that is frozen cannot be asked.
+fn has_mounted(host: &HostPicture, mirrors: &[Mirror]) -> Result<bool> {
+    let Some(init) = host.init else {
+        return Ok(false);
+    };
+    let path = PathBuf::from(format!("/proc/{}/mountinfo", init.pid));
+    let table = std::fs::read(&path).on("read", &path)?;
+    let mounts = mountinfo::parse(&table);
+    Ok(mirrors.iter().any(|mirror| {
+        mountinfo::top_at(&mirror.dir, &mounts).is_some_and(|mount| mount.kind == FILE_SYSTEM_TYPE)
+    }))
 }

@@ -343,6 +343,21 @@ impl Lab {
         self.set_faults(Vec::new(), DEFAULT_SEED)
     }
 
+    /// Ends the cuts between a host and all others; delays and losses stay, and so do the faults of others.
+    pub fn heal_host(&self, host: &str) -> Result<()> {
+        let picture = self.look()?;
+        known(&picture, host)?;
+        let concerns = |fault: &Fault| fault.cut && (fault.from == host || fault.to == host);
+        if !picture.faults.iter().any(concerns) {
+            return Ok(());
+        }
+        let mut faults = picture.faults;
+        for fault in faults.iter_mut().filter(|fault| concerns(fault)) {
+            fault.cut = false;
+        }
+        self.set_faults(faults, DEFAULT_SEED)
+    }
+
     /// Replaces all faults of the network.
     pub fn set_faults(&self, faults: Vec<Fault>, seed: u64) -> Result<()> {
         self.ask(Order::SetFaults { faults, seed }).map(drop)

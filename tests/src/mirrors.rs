@@ -17,7 +17,7 @@ use crate::verify::{self, Report};
 use crate::wait::{self, Look};
 use skctl::pki;
 use skfs::config::Tls;
-use skfs::control::client::Client;
+use skfs::control::client::{Client, ClientError};
 use skfs::control::command::{Command, Reply};
 use skfs::control::status::{Role, State, Status};
 use std::fs;
@@ -180,17 +180,20 @@ impl Lab {
     }
 
     fn tell(&self, host: &str, mirror: &Mirror, limit: Duration, command: Command) -> Result<Reply> {
+        self.client(host, mirror, limit)?
+            .call(command)
+            .map_err(|source| skfs_failed(host, mirror, source))
+    }
+
+    /// A connection to the `skfs` of a mirror on a host.
+    pub(crate) fn client(&self, host: &str, mirror: &Mirror, limit: Duration) -> Result<Client> {
         let socket = mirror.control(&self.host_directory(host));
         Client::connect(&socket)
-            .and_then(|mut client| {
+            .and_then(|client| {
                 client.set_timeout(Some(limit))?;
-                client.call(command)
+                Ok(client)
             })
-            .map_err(|source| Error::Skfs {
-                host: host.to_owned(),
-                dir: mirror.dir.clone(),
-                source: Box::new(source),
-            })
+            .map_err(|source| skfs_failed(host, mirror, source))
     }
 
     pub(crate) fn skfs_status(&self, host: &str, mirror: &Mirror) -> Result<Status> {
@@ -441,6 +444,15 @@ fn links(picture: &Picture) -> Vec<LinkStatus> {
         }
     }
     links
+}
+
+/// An `skfs` that could not be asked, or refused.
+pub(crate) fn skfs_failed(host: &str, mirror: &Mirror, source: ClientError) -> Error {
+    Error::Skfs {
+        host: host.to_owned(),
+        dir: mirror.dir.clone(),
+        source: Box::new(source),
+    }
 }
 
 /// The end of its log tells why.

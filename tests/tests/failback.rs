@@ -8,13 +8,13 @@ use lab::mirror::MirrorOptions;
 use lab::mirrors::mirror_of;
 use lab::process::ProcessId;
 use lab::programs;
-use lab::status::Wanted;
+use lab::status::{MirrorStatus, Wanted};
 use pair::{Pair, seeds};
 use skfs::config::SyncMode;
-use skfs::control::command::{Command, RefusalKind};
-use skfs::control::status::{Copy, Standing};
+use skfs::control::command::{Command, CopyCommand, RefusalKind};
+use skfs::control::status::{Copy, Role, Standing};
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A lost secondary is noticed soon.
 fn fast() -> MirrorOptions {
@@ -242,5 +242,55 @@ fn a_target_that_is_killed_in_the_middle_begins_anew() {
         .command("a", &pair.dir, Command::Copy(unlimited))
         .unwrap();
     tracked(give_back(&pair, "b"));
+    assert_same(&pair);
+}
+
+#[test]
+fn a_frozen_primary_whose_peer_was_promoted_returns_as_secondary() {
+    let pair = Pair::up(&fast());
+    pair.run("echo before > f");
+    pair.lab.host("a").freeze().unwrap();
+    pair.lab.promote("b", None, false).unwrap();
+    pair.run_in("b", &pair.dir, "echo after > f");
+    let returned = pair.lab.return_host("a", None, &mut |_, _| {}).unwrap();
+    println!("{returned:?}");
+    assert_same(&pair);
+    assert_eq!(
+        std::fs::read_to_string(pair.backing("a").join("f")).unwrap(),
+        "after\n"
+    );
+    assert_eq!(status_of(&pair, "a").role, Some(Role::Secondary));
+}
+
+fn status_of(pair: &Pair, host: &str) -> MirrorStatus {
+    let status = pair.lab.status().unwrap();
+    mirror_of(&status, host, &pair.dir).unwrap().clone()
+}
+
+#[test]
+fn a_return_ends_when_the_host_goes_down_and_can_be_repeated() {
+    let pair = Pair::up(&fast());
+    pair.lose_secondary();
+    pair.run("head -c 32M /dev/urandom > large");
+    let limit = |bytes_per_second| Command::Copy(CopyCommand::Limit { bytes_per_second });
+    pair.lab.command("a", &pair.dir, limit(Some(4 << 20))).unwrap();
+    std::thread::scope(|scope| {
+        let returning = scope.spawn(|| pair.lab.return_host("b", None, &mut |_, _| {}));
+        pair.lab
+            .wait_for(lab::LIMIT, "the copy is under way", |status| {
+                let copy = mirror_of(status, "a", &pair.dir).and_then(|mirror| mirror.copy.clone());
+                copy.and_then(|copy| copy.bytes_sent) >= Some(1 << 20)
+            })
+            .unwrap();
+        let killed = Instant::now();
+        pair.lab.host("b").kill().unwrap();
+        let error = returning.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("host b went down"), "{error}");
+        assert!(error.contains("`lab return b`"), "{error}");
+        // The limit of the command is longer.
+        assert!(killed.elapsed() < lab::LIMIT / 2, "{:?}", killed.elapsed());
+    });
+    pair.lab.command("a", &pair.dir, limit(None)).unwrap();
+    give_back(&pair, "b");
     assert_same(&pair);
 }

@@ -159,6 +159,9 @@ fn a_cut_stops_what_it_says_and_heals() {
     assert_eq!(pairs(), [false, true, true, true]);
     lab.cut("b", "c").unwrap();
     assert_eq!(pairs(), [false, true, false, true]);
+    // Of one host's cuts only.
+    lab.heal_host("a").unwrap();
+    assert_eq!(pairs(), [true, true, false, true]);
     lab.heal().unwrap();
     assert_eq!(pairs(), [true; 4]);
     assert!(lab.cut("a", "nobody").is_err());

@@ -3,6 +3,7 @@
 use super::command::{Command, FRAME_BYTES_MAX, Message, Refusal, Reply, Request};
 use super::event::Event;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,6 +60,17 @@ impl Client {
             stream,
             next_id: 1,
         })
+    }
+
+    /// What makes a call that waits fail at once, from another thread.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn interrupter(&self) -> Result<Interrupter, ClientError> {
+        match self.stream.try_clone() {
+            Ok(stream) => Ok(Interrupter { stream }),
+            Err(source) => Err(self.broken(source)),
+        }
     }
 
     /// Gives up waiting for an answer after `limit`; `None` waits for ever (the default).
@@ -123,6 +135,20 @@ impl Client {
             path: self.path.clone(),
             problem,
         }
+    }
+}
+
+/// See [`Client::interrupter`].
+#[derive(Debug)]
+pub struct Interrupter {
+    stream: UnixStream,
+}
+
+impl Interrupter {
+    /// Ends the connection; `skfs` goes on with what it was told.
+    pub fn interrupt(&self) {
+        // An end that is there already is what is wanted.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 
