@@ -294,3 +294,48 @@ fn a_return_ends_when_the_host_goes_down_and_can_be_repeated() {
     give_back(&pair, "b");
     assert_same(&pair);
 }
+
+/// What was brought over and is not finished must not pass for what both always had.
+#[test]
+fn a_source_that_is_killed_in_the_middle_looks_again_at_what_it_had_begun() {
+    let pair = Pair::up(&fast());
+    pair.run("mkdir old; echo 1 > old/file");
+    pair.lose_secondary();
+    let limit = |bytes_per_second| Command::Copy(CopyCommand::Limit { bytes_per_second });
+    for round in 0..3 {
+        // Directories get their attributes last, files their data after all names.
+        let make = format!(
+            "mkdir -p new{round}/deep old/in{round}; chmod 2751 new{round} new{round}/deep old/in{round}; \
+             for n in $(seq 30); do head -c 400K /dev/urandom > new{round}/deep/f$n; echo $n > old/g{round}-$n; \
+             echo $n > old/in{round}/$n; done; chmod 640 old/g{round}-*; touch -d 2001-02-03 new{round} old"
+        );
+        pair.run(&make);
+        pair.lab.command("a", &pair.dir, limit(Some(4 << 20))).unwrap();
+        std::thread::scope(|scope| {
+            let joining = scope.spawn(|| match round {
+                0 => pair.lab.start("b").map(|notes| notes.is_empty()),
+                _ => pair
+                    .lab
+                    .command("a", &pair.dir, Command::Connect { overwrite: false })
+                    .map(|_| true),
+            });
+            pair.lab
+                .wait_for(lab::LIMIT, "the copy is under way", |status| {
+                    let copy = mirror_of(status, "a", &pair.dir).and_then(|mirror| mirror.copy.clone());
+                    copy.and_then(|copy| copy.bytes_sent) >= Some((2 + round) << 20)
+                })
+                .unwrap();
+            // Made meanwhile, in a directory that both have.
+            pair.run(&format!(
+                "mkdir -m 711 old/late{round}; echo late > old/late{round}/f"
+            ));
+            pair.lab.host("a").kill_program("skfs").unwrap();
+            let joined = joining.join().unwrap();
+            assert!(!matches!(joined, Ok(true)), "round {round}: it is joined");
+        });
+        pair.lab.start("a").unwrap();
+        pair.lab.promote("a", None, false).unwrap();
+    }
+    tracked(give_back(&pair, "b"));
+    assert_same(&pair);
+}

@@ -11,6 +11,9 @@
 //! therefore what is on disk is coarser than what is in memory: 16 MiB of a file at once ([`Record::Region`]), and for
 //! new names the directory alone ([`Record::Additions`]): after a crash, names that one side only has are what was added.
 //! Only where a name that the peer has gets another meaning, that name itself is written.
+//!
+//! Once a copy has begun ([`DirtyMap::write_names`]) that is not enough: a name that both sides have may have been brought
+//! over by it a moment ago, with nothing in it yet. From then on every name is written.
 
 use super::extents::{Extents, TO_THE_END};
 use super::marks::{Content, Marks, NodeMarks, Place, changed_extents};
@@ -95,6 +98,8 @@ pub struct DirtyMap {
     current: Marks,
     last_epoch: EpochId,
     written: Written,
+    /// A copy has begun: names that one side only has are not all that is new.
+    writes_names: bool,
     last_seq: MarkSeq,
     durable: MarkSeq,
 }
@@ -156,6 +161,7 @@ impl DirtyMap {
             current: Marks::default(),
             last_epoch: EpochId(0),
             written: Written::default(),
+            writes_names: false,
             last_seq: MarkSeq(0),
             durable: MarkSeq(0),
         }
@@ -315,6 +321,50 @@ impl DirtyMap {
     pub fn joined(&mut self) {
         self.unsent = Marks::default();
         self.written = Written::default();
+        self.writes_names = false;
+    }
+
+    /// The peer stands still no longer: a copy is about to bring names over. What must be on disk before.
+    pub fn write_names(&mut self) -> (MarkSeq, Vec<Record>) {
+        self.writes_names = true;
+        let names = self.unsent.names.iter();
+        let records = names
+            .flat_map(|(directory, names)| {
+                names.iter().map(|name| Record::Name {
+                    directory: *directory,
+                    name: name.clone(),
+                })
+            })
+            .collect();
+        (self.next_seq(), records)
+    }
+
+    /// A copy has found that one side only has these names, and brings them over once this is on disk: if it does not
+    /// come to its end, the next one must look at them again.
+    pub fn mark_names(&mut self, directory: InodeId, names: &[Name]) -> (MarkSeq, Vec<Record>) {
+        if self.unsent.everything || self.is_all_marked(directory) {
+            return (self.durable, Vec::new());
+        }
+        let mut records = Vec::new();
+        for name in names {
+            if self.unsent.mark_name(directory, name) {
+                let name = name.clone();
+                records.push(Record::Name { directory, name });
+            }
+        }
+        let seq = self.next_seq();
+        let written = self.written.names.entry(directory).or_default();
+        for record in &records {
+            if let Record::Name { name, .. } = record {
+                written.insert(name.clone(), seq);
+            }
+        }
+        (seq, records)
+    }
+
+    fn next_seq(&mut self) -> MarkSeq {
+        self.last_seq.0 += 1;
+        self.last_seq
     }
 
     /// What differs is not known any more.
@@ -549,7 +599,7 @@ impl DirtyMap {
             }
             return;
         }
-        let seq = if is_new {
+        let seq = if is_new && !self.writes_names {
             let written = self.written.additions.get(&directory).copied();
             let seq = written.unwrap_or_else(|| need.write(Record::Additions { directory }));
             self.written.additions.insert(directory, seq);

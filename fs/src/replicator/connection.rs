@@ -34,7 +34,14 @@ impl Replicator {
         premises: Premises,
         overwrite: bool,
     ) -> Result<(), Refusal> {
-        let _one_at_a_time = self.connecting.lock().await;
+        let _one_at_a_time = match self.connecting.try_lock() {
+            Ok(guard) => guard,
+            Err(_) => {
+                // A copy that pauses before it begins anew does so now: whoever asks may have mended what was wrong.
+                self.copies.hasten.notify_one();
+                self.connecting.lock().await
+            }
+        };
         let endpoint = self.endpoint.get_or_init(|| endpoint.clone());
         match self.view().phase {
             Phase::NoSession => {}

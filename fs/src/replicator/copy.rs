@@ -26,6 +26,8 @@ pub(super) struct Copies {
     pub(super) orders: Orders,
     /// How much of a copy is under way.
     pub(super) pace: Pace,
+    /// Ends the pause before the next attempt.
+    pub(super) hasten: tokio::sync::Notify,
     /// What the dirty map names was not enough for the copy that is wanted.
     whole: AtomicBool,
     /// How the last one ended that was complete.
@@ -189,6 +191,7 @@ impl Replicator {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                () = self.copies.hasten.notified() => pause = RETRY_FIRST,
                 _ = over.wait_for(|over| *over) => {}
             }
             pause = (pause * 2).min(RETRY_MAX);
@@ -258,11 +261,17 @@ impl Replicator {
         if tracked {
             wanted.progress.set_tracked();
             // Before the first name can change there.
-            let maps = self.maps.clone();
-            let noted = tokio::task::spawn_blocking(move || maps.set_names_moved(generation, &[])).await;
-            match noted {
+            let replicator = self.clone();
+            let noted = tokio::task::spawn_blocking(move || {
+                if !replicator.write_marks(Primary::write_names) {
+                    return Err("the dirty map cannot be written".to_owned());
+                }
+                let moved = replicator.maps.set_names_moved(generation, &[]);
+                moved.map_err(|error| error.to_string())
+            });
+            match noted.await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(Ended::NeedsWhole(error.to_string())),
+                Ok(Err(error)) => return Err(Ended::NeedsWhole(error)),
                 Err(error) => return Err(Ended::NeedsWhole(error.to_string())),
             }
         }
@@ -507,6 +516,19 @@ impl Session for Attempt {
         }
         self.replicator.event(Event::Identified(found), Runs::Worker);
         Ok(())
+    }
+
+    fn mark_names(&self, directory: InodeId, names: &[Name]) -> Result<(), CopyError> {
+        let marked = self
+            .replicator
+            .write_marks(|primary| primary.mark_names(directory, names));
+        if marked {
+            Ok(())
+        } else {
+            Err(CopyError::NeedsWhole(
+                "the dirty map cannot be written".to_owned(),
+            ))
+        }
     }
 
     fn rest(&self) -> Rest {

@@ -24,6 +24,8 @@ pub(super) struct Marks {
 struct Queue {
     records: Vec<SavedRecord>,
     last: Option<MarkSeq>,
+    /// Up to here everything is on disk, or it is on disk that the map is not complete.
+    settled: MarkSeq,
     over: bool,
 }
 
@@ -38,12 +40,25 @@ impl Marks {
         let mut queue = self.lock();
         queue.records.extend(records);
         queue.last = Some(seq);
-        self.changed.notify_one();
+        self.changed.notify_all();
     }
 
     pub(super) fn end(&self) {
         self.lock().over = true;
-        self.changed.notify_one();
+        self.changed.notify_all();
+    }
+
+    fn settle(&self, seq: MarkSeq) {
+        self.lock().settled = seq;
+        self.changed.notify_all();
+    }
+
+    /// Waits until that is settled, or everything is over.
+    fn wait(&self, seq: MarkSeq) {
+        let mut queue = self.lock();
+        while queue.settled < seq && !queue.over {
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// All that has come, waiting for some; none when it is over.
@@ -92,10 +107,34 @@ fn write(replicator: &Weak<Replicator>, marks: &Marks, maps: &Maps) {
             Err(reason) => replicator.note_untracked(reason),
         };
         replicator.event(event, Runs::Worker);
+        marks.settle(last);
     }
 }
 
 impl Replicator {
+    /// Writes marks that no operation of its own needs, and waits for them. False when the map is of no use any more.
+    pub(super) fn write_marks(&self, mark: impl FnOnce(&mut Primary) -> (MarkSeq, Vec<Record>)) -> bool {
+        let seq = {
+            let mut inner = self.lock();
+            let (seq, records) = mark(&mut inner.primary);
+            if !records.is_empty() {
+                let saved = records
+                    .into_iter()
+                    .filter_map(|record| self.saved_record(&inner.primary, record));
+                let saved: Vec<SavedRecord> = saved.collect();
+                // Under the lock: behind what introduces their directories.
+                self.marks.add(seq, saved);
+                Some(seq)
+            } else {
+                None
+            }
+        };
+        if let Some(seq) = seq {
+            self.marks.wait(seq);
+        }
+        self.lock().primary.copy_plan().is_some()
+    }
+
     /// That the dirty map is not complete is on disk when this returns [`Event::Untracked`].
     fn note_untracked(&self, reason: String) -> Event {
         let noted = self.keeper.devalue(|record| record.tracked = false);

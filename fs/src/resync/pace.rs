@@ -36,7 +36,9 @@ const JUDGE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 const QUIET_MAX: usize = 512;
 const QUIET_MIN: usize = 16;
 /// The copy holds still for so long, when what it knows of operations without it is older than [`QUIET_AGE`].
+/// Longer where operations take longer: some have to begin and end in it.
 const HOLD: Duration = Duration::from_millis(30);
+const HOLD_MAX: Duration = Duration::from_millis(500);
 const QUIET_AGE: Duration = Duration::from_secs(3);
 /// An application that has done nothing for so long does not notice.
 const UNNOTICED_AFTER: Duration = Duration::from_millis(300);
@@ -201,7 +203,8 @@ impl Control {
         self.judged = Some(now);
         let is_old = |at: Instant| now.saturating_duration_since(at) > QUIET_AGE;
         if self.quiet.len() < QUIET_MIN || self.last_quiet.is_none_or(is_old) {
-            self.not_before = self.not_before.max(Some(now + HOLD));
+            let hold = (median(&mut recent) * 4).clamp(HOLD, HOLD_MAX);
+            self.not_before = self.not_before.max(Some(now + hold));
             if self.quiet.len() < QUIET_MIN {
                 return;
             }
@@ -258,6 +261,12 @@ fn upper(latencies: &mut [Duration]) -> Duration {
     latencies.sort_unstable();
     let at = latencies.len().saturating_sub(1) * PERCENTILE / 100;
     latencies.get(at).copied().unwrap_or_default()
+}
+
+/// Half of them take no longer; there is at least one.
+fn median(latencies: &mut [Duration]) -> Duration {
+    latencies.sort_unstable();
+    latencies.get(latencies.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -368,6 +377,23 @@ mod tests {
         assert!(control.due(1, now).is_some());
         control.ended(WINDOW_MAX, now);
         assert_eq!(control.due(1, now), None);
+    }
+
+    #[test]
+    fn the_copy_holds_still_for_as_long_as_operations_take() {
+        let mut control = Control::default();
+        let now = Instant::now();
+        (control.turns, control.under_way) = (1, WINDOW_MIN);
+        let slow = Duration::from_millis(60);
+        for n in 0..40 {
+            let began = now + Duration::from_millis(n * 5);
+            control.operation(began, began + slow);
+        }
+        let hold = control
+            .not_before
+            .unwrap()
+            .saturating_duration_since(control.judged.unwrap());
+        assert_eq!(hold, slow * 4);
     }
 
     #[test]

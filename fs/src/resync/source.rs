@@ -65,6 +65,11 @@ pub trait Session: Sync {
     /// # Errors
     /// [`CopyError::Over`], also when it cannot be written down.
     fn identified(&self, found: Vec<(InodeId, FileHandle)>) -> Result<(), CopyError>;
+    /// These names of a directory, which one side only has, are in the map, durably, when this returns.
+    ///
+    /// # Errors
+    /// [`CopyError::NeedsWhole`].
+    fn mark_names(&self, directory: InodeId, names: &[Name]) -> Result<(), CopyError>;
     /// What is left.
     fn rest(&self) -> Rest;
     /// Everything is brought over: true if that is so, and the pair in sync from now on.

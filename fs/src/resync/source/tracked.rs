@@ -292,6 +292,9 @@ impl Source<'_> {
         let mut here = BTreeSet::new();
         self.names_here(directory, &mut here)?;
         let mut names: BTreeSet<&Name> = here.symmetric_difference(&there).collect();
+        let new: Vec<Name> = names.iter().map(|name| (*name).clone()).collect();
+        // Once they are brought over they do not show that they were new.
+        self.session.mark_names(directory, &new)?;
         names.extend(marked);
         let names: Vec<Name> = names.into_iter().cloned().collect();
         for some in names.chunks(NAMES_AT_A_TIME) {

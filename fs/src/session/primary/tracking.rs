@@ -10,8 +10,8 @@
 //! to the driver in order ([`Action::Mark`]); it writes as many at a time as have come ([`Event::Marked`]).
 
 use super::{Action, Primary, State};
-use crate::dirty::{DirtyMap, EpochId, MarkSeq, Place, Plan};
-use crate::operation::{FileHandle, InodeId, Number, Operation};
+use crate::dirty::{DirtyMap, EpochId, MarkSeq, Place, Plan, Record};
+use crate::operation::{FileHandle, InodeId, Name, Number, Operation};
 use crate::session::pending::{Slot, Submitted};
 use crate::wire::message::ToSecondary;
 use std::collections::{BTreeMap, HashMap};
@@ -223,6 +223,16 @@ impl Primary {
         ))
     }
 
+    /// As [`DirtyMap::write_names`], before [`Event::CopyBegun`](super::Event::CopyBegun).
+    pub fn write_names(&mut self) -> (MarkSeq, Vec<Record>) {
+        self.tracking.map.write_names()
+    }
+
+    /// As [`DirtyMap::mark_names`].
+    pub fn mark_names(&mut self, directory: InodeId, names: &[Name]) -> (MarkSeq, Vec<Record>) {
+        self.tracking.map.mark_names(directory, names)
+    }
+
     /// As [`DirtyMap::is_fresh`].
     pub fn is_fresh(&self, inode: InodeId) -> bool {
         self.tracking.map.is_fresh(inode)
@@ -253,6 +263,10 @@ impl Primary {
         self.tracking = Tracking::new(map);
         self.tracking.peers = peers;
         self.tracking.names_moved = names_moved;
+        if names_moved {
+            // They are on disk, one by one, with the map that this process writes before anything else.
+            self.tracking.map.write_names();
+        }
     }
 
     /// What differs is not known: the next copy compares everything.
