@@ -557,3 +557,45 @@ fn an_epoch_goes_when_its_checkpoint_is_covered_and_not_before() {
     map.part(&|_| None);
     assert_eq!(map.plan().nodes.len(), 1);
 }
+
+#[test]
+fn once_a_copy_has_begun_every_name_is_written() {
+    let mut map = DirtyMap::new(EXTENT);
+    let nowhere = |_: InodeId| None;
+    let create = |inode, number| {
+        Operation::Create(Create {
+            inode: InodeId(inode),
+            parent: ROOT,
+            name: name(number),
+            kind: NodeKind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            time: TIME,
+            acls: Vec::new(),
+        })
+    };
+    let named = |number| Record::Name {
+        directory: ROOT,
+        name: name(number),
+    };
+    let before = map.track(&create(2, 1), &nowhere);
+    assert!(before.records.contains(&Record::Additions { directory: ROOT }));
+    assert!(!before.records.contains(&named(1)));
+    let (written, records) = map.write_names();
+    assert!(written > before.seq);
+    assert_eq!(records, [named(1)]);
+    let during = map.track(&create(3, 2), &nowhere);
+    assert!(during.records.contains(&named(2)));
+    assert_eq!(during.wait, Some(during.seq));
+    // What the copy finds to be new: one of them is known.
+    let (seq, records) = map.mark_names(ROOT, &[name(2), name(3)]);
+    assert_eq!(records, [named(3)]);
+    assert!(map.plan().has_name(ROOT, &name(3)));
+    // An operation on it waits for that record.
+    let removed = map.track(&create(4, 3), &nowhere);
+    assert!(removed.wait >= Some(seq));
+    map.joined();
+    let after = map.track(&create(5, 4), &nowhere);
+    assert!(!after.records.contains(&named(4)));
+}
