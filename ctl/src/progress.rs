@@ -89,7 +89,7 @@ mod tests {
         };
         assert_eq!(
             line(&copy),
-            "copying files: 5 of 20 files, 1.5 GiB of 3.0 GiB (1.0 GiB sent), 200.0 MiB/s, 1 min 15 s left"
+            "copying files: 5 of 20 files, 1.5 GiB of 3.0 GiB (1.0 GiB sent), 200.0 MiB/s, 1 min 15 s left, yielding to the application"
         );
     }
 }
