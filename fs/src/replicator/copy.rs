@@ -382,7 +382,7 @@ impl Replicator {
         let copying = self.runtime.spawn_blocking(move || {
             let source = Source {
                 session: &attempt,
-                store: &attempt.replicator.store,
+                store: &*attempt.replicator.store,
                 progress: &progress,
                 orders: &attempt.replicator.copies.orders,
                 pace: &attempt.replicator.copies.pace,

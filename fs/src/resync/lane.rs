@@ -1,4 +1,4 @@
-//! One bulk connection, from the source's side: requests out, each one's answer in.
+//! One way to the target, from the source's side, a bulk connection in production: requests out, each one's answer in.
 
 use crate::link::{self, LinkError};
 use crate::operation::{Errno, FileHandle, InodeId, Name};
@@ -60,9 +60,28 @@ pub enum CopyError {
     },
 }
 
-/// One connection. Used by one thread at a time, which it blocks.
-#[derive(Debug)]
+/// What a lane runs on: requests out, answers in, in the same order.
+pub trait Carrier: Send {
+    /// Sends all of them, none of them a `List`, then waits for their answers. The first that failed is an error.
+    ///
+    /// # Errors
+    /// Whatever keeps an answer from coming.
+    fn exchange(&mut self, requests: &[ToTarget]) -> Result<Vec<ToSource>, CopyError>;
+
+    /// The names that the target has in a directory.
+    ///
+    /// # Errors
+    /// As [`Carrier::exchange`].
+    fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError>;
+}
+
+/// One way to the target. Used by one thread at a time, which it blocks.
 pub struct Lane {
+    carrier: Box<dyn Carrier>,
+}
+
+/// A bulk connection.
+struct Connection {
     sender: link::Sender<ToTarget>,
     receiver: link::Receiver<ToSource>,
     runtime: Handle,
@@ -71,18 +90,62 @@ pub struct Lane {
 impl Lane {
     /// Takes over a connection on which `Opened` was received.
     pub fn new(sender: link::Sender<ToTarget>, receiver: link::Receiver<ToSource>, runtime: Handle) -> Self {
-        Lane {
+        Lane::over(Box::new(Connection {
             sender,
             receiver,
             runtime,
-        }
+        }))
     }
 
-    /// Sends all `requests`, none of them a `List`, then waits for their answers, in the same order.
+    /// Over something else that brings requests to a target.
+    pub fn over(carrier: Box<dyn Carrier>) -> Self {
+        Lane { carrier }
+    }
+
+    /// As [`Carrier::exchange`].
     ///
     /// # Errors
     /// Also when one of them failed on the target.
     pub fn exchange(&mut self, requests: &[ToTarget]) -> Result<Vec<ToSource>, CopyError> {
+        self.carrier.exchange(requests)
+    }
+
+    /// As [`Lane::exchange`], for requests that are answered by [`ToSource::Written`].
+    ///
+    /// # Errors
+    /// As [`Lane::exchange`].
+    pub fn write(&mut self, requests: &[ToTarget]) -> Result<(), CopyError> {
+        let answers = self.exchange(requests)?;
+        if answers.iter().all(|answer| *answer == ToSource::Written) {
+            return Ok(());
+        }
+        Err(CopyError::Confused)
+    }
+
+    /// Tells the target of inodes; for each, its handle there if it was found.
+    ///
+    /// # Errors
+    /// As [`Lane::exchange`].
+    pub fn identify(&mut self, nodes: Vec<Identify>) -> Result<Vec<Option<FileHandle>>, CopyError> {
+        let asked = nodes.len();
+        let mut answers = self.exchange(&[ToTarget::Identify { nodes }])?;
+        match answers.pop() {
+            Some(ToSource::Identified { handles }) if handles.len() == asked => Ok(handles),
+            Some(_) | None => Err(CopyError::Confused),
+        }
+    }
+
+    /// As [`Carrier::list`].
+    ///
+    /// # Errors
+    /// As [`Lane::exchange`].
+    pub fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError> {
+        self.carrier.list(directory)
+    }
+}
+
+impl Carrier for Connection {
+    fn exchange(&mut self, requests: &[ToTarget]) -> Result<Vec<ToSource>, CopyError> {
         let encoded: Vec<_> = requests.iter().map(Message::encode).collect::<Result<_, _>>()?;
         let (sender, receiver) = (&mut self.sender, &mut self.receiver);
         self.runtime.block_on(async {
@@ -95,27 +158,7 @@ impl Lane {
         })
     }
 
-    /// As [`Lane::exchange`], for requests that are answered by [`ToSource::Written`].
-    pub fn write(&mut self, requests: &[ToTarget]) -> Result<(), CopyError> {
-        let answers = self.exchange(requests)?;
-        if answers.iter().all(|answer| *answer == ToSource::Written) {
-            return Ok(());
-        }
-        Err(CopyError::Confused)
-    }
-
-    /// Tells the target of inodes; for each, its handle there if it was found.
-    pub fn identify(&mut self, nodes: Vec<Identify>) -> Result<Vec<Option<FileHandle>>, CopyError> {
-        let asked = nodes.len();
-        let mut answers = self.exchange(&[ToTarget::Identify { nodes }])?;
-        match answers.pop() {
-            Some(ToSource::Identified { handles }) if handles.len() == asked => Ok(handles),
-            Some(_) | None => Err(CopyError::Confused),
-        }
-    }
-
-    /// The names that the target has in a directory.
-    pub fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError> {
+    fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError> {
         let request = ToTarget::List { directory }.encode()?;
         let (sender, receiver) = (&mut self.sender, &mut self.receiver);
         self.runtime.block_on(async {

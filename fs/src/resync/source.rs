@@ -8,7 +8,6 @@
 use super::lane::{CopyError, Lane};
 use super::pace::{Pace, Turn};
 use super::progress::{Orders, Progress, Step};
-use crate::backing::Store;
 use crate::operation::{FileHandle, InodeId, Name};
 use crate::session::coverage::{Brought, ClaimId, Left, Rest, Scope};
 use crate::wire::bulk::ToTarget;
@@ -20,9 +19,11 @@ use std::collections::HashSet;
 use std::num::NonZeroU64;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+pub use disk::Files;
 pub use tracked::Known;
 
 mod board;
+mod disk;
 mod files;
 mod names;
 mod tracked;
@@ -83,7 +84,7 @@ pub struct Source<'a> {
     /// The primary.
     pub session: &'a dyn Session,
     /// Its files.
-    pub store: &'a Store,
+    pub store: &'a dyn Files,
     /// Where progress is told.
     pub progress: &'a Progress,
     /// What it was told.

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use rustix::fs::FileType;
 use rustix::io::Errno as System;
 use std::collections::{BTreeSet, HashSet};
-use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
@@ -46,18 +45,11 @@ impl Source<'_> {
     }
 
     pub(super) fn names_here(&self, directory: InodeId, names: &mut BTreeSet<Name>) -> Result<(), CopyError> {
-        let listing = match self.store.open_directory(directory) {
-            Ok(listing) => listing,
-            Err(errno) if is_gone(errno) => return Ok(()),
-            Err(errno) => return Err(read("list", directory)(errno)),
-        };
-        let listed = listing.read(0, |entry| {
-            // The dots are no names. Anything else that is none cannot be reached by an application either.
-            names.extend(Name::new(entry.name));
-            ControlFlow::Continue(())
+        let listed = self.store.names(directory, &mut |name| {
+            names.insert(name);
         });
         match listed {
-            // Removed since it was opened.
+            // Removed since it was found.
             Err(errno) if is_gone(errno) => Ok(()),
             listed => listed.map_err(read("list", directory)),
         }
