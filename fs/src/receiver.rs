@@ -31,7 +31,7 @@ use tracing::{debug, info, warn};
 mod bulk;
 mod meeting;
 mod notes;
-mod tracked;
+pub(crate) mod tracked;
 mod work;
 
 use meeting::Candidate;

@@ -8,7 +8,7 @@
 
 mod admission;
 mod boot;
-mod copies;
+pub(crate) mod copies;
 pub mod decision;
 mod file;
 mod generation;

@@ -12,21 +12,21 @@ use crate::control::status::Standing;
 use std::path::PathBuf;
 
 /// What lies on one volume.
-pub(super) struct OnVolume {
+pub(crate) struct OnVolume {
     /// The directory, for messages.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// None when there is none; the problem when it cannot be read.
-    pub(super) record: Result<Option<Record>, String>,
+    pub(crate) record: Result<Option<Record>, String>,
 }
 
 /// What all copies together say.
-pub(super) struct Settled {
+pub(crate) struct Settled {
     /// The one that counts, with what the others make of it.
-    pub(super) record: Record,
+    pub(crate) record: Record,
     /// Some copy says something else: all have to be written.
-    pub(super) is_new: bool,
+    pub(crate) is_new: bool,
     /// The highest revision of any.
-    pub(super) revision: u64,
+    pub(crate) revision: u64,
 }
 
 /// Compares the copies. `file` is that of the state directory, none when it is missing or damaged.
@@ -42,7 +42,7 @@ pub(super) struct Settled {
 ///
 /// # Errors
 /// [`RecordError::Unreadable`] when nothing can be read and something is there.
-pub(super) fn settle(
+pub(crate) fn settle(
     module: &str,
     file: Option<Record>,
     volumes: &[OnVolume],

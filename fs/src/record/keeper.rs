@@ -93,23 +93,39 @@ impl Keeper {
         // Nothing in there is changed: a panic elsewhere cannot leave it half changed.
         let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current();
-        let mut next = current.clone();
-        change(&mut next);
-        // Also where an earlier record was put back whole.
-        next.revision = current.revision;
-        next.note = next.note.map(|note| cut(note, NOTE_BYTES_MAX));
-        if next != current {
-            // After a failure the same number is taken again: on disk no place is more than one write ahead.
-            next.revision += 1;
-            save(&places, &next)?;
-            *self.lock() = next.clone();
-        }
+        let Some(next) = current.changed(change) else {
+            return Ok(current);
+        };
+        save(&places, &next)?;
+        *self.lock() = next.clone();
         Ok(next)
     }
 
     fn lock(&self) -> MutexGuard<'_, Record> {
         // The value is replaced whole, after the write: a panic elsewhere cannot leave it half changed.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    /// The record that is written when `change` is made to this one; none when nothing changes.
+    pub(crate) fn changed(&self, change: impl FnOnce(&mut Record)) -> Option<Record> {
+        let mut next = self.clone();
+        change(&mut next);
+        // Also where an earlier record was put back whole.
+        next.revision = self.revision;
+        next.note = next.note.map(|note| cut(note, NOTE_BYTES_MAX));
+        if next == *self {
+            return None;
+        }
+        // After a failure the same number is taken again: on disk no place is more than one write ahead.
+        next.revision += 1;
+        Some(next)
+    }
+
+    /// The record as the `revision`th write of it, over copies that differ.
+    pub(crate) fn again(self, revision: u64) -> Record {
+        Record { revision, ..self }
     }
 }
 
@@ -144,7 +160,7 @@ impl Places {
                 note,
                 "copies of the record differed"
             );
-            record.revision = settled.revision + 1;
+            record = record.again(settled.revision + 1);
             self.save(&record)?;
         }
         Ok(record)

@@ -7,10 +7,9 @@
 
 use super::*;
 use crate::dirty::maps::Maps;
-use crate::dirty::store::{Saved, SavedNode, SavedRecord};
+use crate::dirty::store::{Saved, SavedRecord};
 use crate::dirty::{DirtyMap, MarkSeq, Record};
 use crate::record::Record as CopyRecord;
-use std::collections::HashSet;
 use std::sync::{Condvar, Weak};
 
 /// What the marks thread and those who number share.
@@ -148,22 +147,8 @@ impl Replicator {
 
     /// The record of one mark as it goes to disk; none of an inode that is gone. Under the lock.
     pub(super) fn saved_record(&self, primary: &Primary, record: Record) -> Option<SavedRecord> {
-        Some(match record {
-            Record::Node { inode, place } => {
-                let (root, handle) = self.store.place(inode)?;
-                SavedRecord::Node {
-                    inode,
-                    root: root as u32,
-                    handle,
-                    peer_handle: primary.peer_of(inode),
-                    place,
-                }
-            }
-            Record::Attributes { inode } => SavedRecord::Attributes { inode },
-            Record::Region { inode, index } => SavedRecord::Region { inode, index },
-            Record::FromRegion { inode, index } => SavedRecord::FromRegion { inode, index },
-            Record::Additions { directory } => SavedRecord::Additions { directory },
-            Record::Name { directory, name } => SavedRecord::Name { directory, name },
+        SavedRecord::of(record, &|inode| self.store.place(inode), &|inode| {
+            primary.peer_of(inode)
         })
     }
 
@@ -171,30 +156,12 @@ impl Replicator {
     /// Under the lock.
     pub(super) fn saved(&self, primary: &Primary) -> Option<Saved> {
         let (plan, peers, names_moved) = primary.copy_plan()?;
-        let mut nodes = HashMap::with_capacity(plan.nodes.len());
-        for (inode, marks) in plan.nodes {
-            // What has gone has no name either, and the name that it had is marked.
-            let Some((root, handle)) = self.store.place(inode) else {
-                continue;
-            };
-            let node = SavedNode {
-                root: root as u32,
-                handle,
-                peer_handle: peers.get(&inode).cloned(),
-                place: marks.place,
-                content: marks.content,
-                attributes: marks.attributes,
-            };
-            nodes.insert(inode, Box::new(node));
-        }
+        let find = |inode| self.store.place(inode);
+        let peer = |inode| peers.get(&inode).cloned();
         Some(Saved {
-            generation: Generation([0; 16]),
             names_moved,
             peer_checkpoint: self.peer_checkpoint(&self.keeper.current()),
-            everything: false,
-            nodes,
-            names: plan.names,
-            additions: plan.additions,
+            ..Saved::of(Generation([0; 16]), &plan, &find, &peer)
         })
     }
 
@@ -266,37 +233,21 @@ impl Replicator {
     }
 
     fn restore(&self, inner: &mut Inner, saved: Saved) {
-        let mut saved = saved;
-        let known: HashSet<InodeId> = saved.nodes.keys().copied().collect();
-        for node in saved.nodes.values_mut() {
-            node.place = node.place.take().filter(|place| known.contains(&place.parent));
-        }
-        // What lies in a directory that is gone is gone.
-        saved.names.retain(|directory, _| known.contains(directory));
-        saved.additions.retain(|directory| known.contains(directory));
-        let mut numbers = HashMap::new();
-        for (old, node) in &saved.nodes {
-            let is_root = (1..=self.store.directories() as u64).contains(&old.0);
-            let new = if is_root { *old } else { self.store.next_inode() };
-            numbers.insert(*old, new);
-            if !is_root {
-                self.store.learn(new, node.root as usize, node.handle.clone());
-                inner
-                    .lingering
-                    .insert((node.root as usize, node.handle.clone()), new);
-            }
-        }
-        let mut peers = HashMap::new();
-        for (old, node) in &saved.nodes {
-            if let (Some(new), Some(handle)) = (numbers.get(old), &node.peer_handle) {
-                peers.insert(*new, handle.clone());
-            }
-        }
         self.peer_counted
             .store(saved.peer_checkpoint + 1, Ordering::Release);
         let names_moved = saved.names_moved;
-        let saved = saved.renumber(|old| numbers.get(&old).copied().unwrap_or(old));
-        let map = DirtyMap::restore(saved.into_marks(), self.config.extent_bytes);
+        let (marks, peers) = saved.adopt(|old, node| {
+            if (1..=self.store.directories() as u64).contains(&old.0) {
+                return old;
+            }
+            let new = self.store.next_inode();
+            self.store.learn(new, node.root as usize, node.handle.clone());
+            inner
+                .lingering
+                .insert((node.root as usize, node.handle.clone()), new);
+            new
+        });
+        let map = DirtyMap::restore(marks, self.config.extent_bytes);
         info!(nodes = map.plan().nodes.len(), "the dirty map is read");
         inner.primary.restore_map(map, peers, names_moved);
     }

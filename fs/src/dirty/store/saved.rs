@@ -3,9 +3,10 @@
 use super::records::{BadValue, RANGES_MAX, REGION_BYTES, SavedRecord};
 use crate::dirty::extents::Extents;
 use crate::dirty::marks::{Content, Marks, NodeMarks, Place};
+use crate::dirty::{Plan, Record};
 use crate::operation::{FileHandle, InodeId, Name};
 use crate::wire::message::Generation;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Largest offset in a file (`loff_t`).
 const OFFSET_MAX: u64 = i64::MAX as u64;
@@ -67,6 +68,64 @@ impl Saved {
             names: HashMap::new(),
             additions: BTreeSet::new(),
         }
+    }
+
+    /// What `plan` says, to be kept under `generation`. `find` tells where an inode lies and this node's handle of it,
+    /// `peer` the peer's handle. What `find` does not know has gone, so that it has no name either, and the name that it
+    /// had is marked.
+    pub fn of(
+        generation: Generation,
+        plan: &Plan,
+        find: &dyn Fn(InodeId) -> Option<(usize, FileHandle)>,
+        peer: &dyn Fn(InodeId) -> Option<FileHandle>,
+    ) -> Self {
+        let mut nodes = HashMap::with_capacity(plan.nodes.len());
+        for (inode, marks) in &plan.nodes {
+            let Some((root, handle)) = find(*inode) else {
+                continue;
+            };
+            let node = SavedNode {
+                root: root as u32,
+                handle,
+                peer_handle: peer(*inode),
+                place: marks.place.clone(),
+                content: marks.content.clone(),
+                attributes: marks.attributes,
+            };
+            nodes.insert(*inode, Box::new(node));
+        }
+        Saved {
+            everything: plan.everything,
+            nodes,
+            names: plan.names.clone(),
+            additions: plan.additions.clone(),
+            ..Saved::new(generation)
+        }
+    }
+
+    /// This map as another process goes on with it: its marks, and the peer's handles, under the numbers that `number`
+    /// gives. It is asked once for each inode.
+    pub fn adopt(
+        mut self,
+        mut number: impl FnMut(InodeId, &SavedNode) -> InodeId,
+    ) -> (Marks, HashMap<InodeId, FileHandle>) {
+        let known: HashSet<InodeId> = self.nodes.keys().copied().collect();
+        for node in self.nodes.values_mut() {
+            node.place = node.place.take().filter(|place| known.contains(&place.parent));
+        }
+        // What lies in a directory that is gone is gone.
+        self.names.retain(|directory, _| known.contains(directory));
+        self.additions.retain(|directory| known.contains(directory));
+        let (mut numbers, mut peers) = (HashMap::new(), HashMap::new());
+        for (old, node) in &self.nodes {
+            let new = number(*old, node);
+            numbers.insert(*old, new);
+            if let Some(handle) = &node.peer_handle {
+                peers.insert(new, handle.clone());
+            }
+        }
+        let renumbered = self.renumber(|old| numbers.get(&old).copied().unwrap_or(old));
+        (renumbered.into_marks(), peers)
     }
 
     /// Enters what `record` says. Regions become the extents in them.
@@ -225,6 +284,33 @@ impl Saved {
             Some(node) => Ok(node),
             None => Err(BadValue::NotIntroduced(inode)),
         }
+    }
+}
+
+impl SavedRecord {
+    /// One mark as it goes to disk, with `find` and `peer` as in [`Saved::of`]; none of an inode that is gone.
+    pub fn of(
+        record: Record,
+        find: &dyn Fn(InodeId) -> Option<(usize, FileHandle)>,
+        peer: &dyn Fn(InodeId) -> Option<FileHandle>,
+    ) -> Option<Self> {
+        Some(match record {
+            Record::Node { inode, place } => {
+                let (root, handle) = find(inode)?;
+                SavedRecord::Node {
+                    inode,
+                    root: root as u32,
+                    handle,
+                    peer_handle: peer(inode),
+                    place,
+                }
+            }
+            Record::Attributes { inode } => SavedRecord::Attributes { inode },
+            Record::Region { inode, index } => SavedRecord::Region { inode, index },
+            Record::FromRegion { inode, index } => SavedRecord::FromRegion { inode, index },
+            Record::Additions { directory } => SavedRecord::Additions { directory },
+            Record::Name { directory, name } => SavedRecord::Name { directory, name },
+        })
     }
 }
 
