@@ -38,6 +38,9 @@ use serde::{Deserialize, Serialize};
 /// missing; 2.
 const FORMAT: u32 = 2;
 
+/// Checkpoints that a secondary has counted and its primary has not yet, at most: the periodic one and that of a clean end.
+const UNCOUNTED_MAX: u64 = 2;
+
 /// What is durably known of this copy. The order of the fields is that of the bytes on the volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -297,6 +300,17 @@ impl Record {
             return Some("the peer went on when this node left their session: it may hold newer data".into());
         }
         None
+    }
+
+    /// How many checkpoints the peer has counted at least, going by this record alone: a peer with fewer was brought back
+    /// from an older state.
+    pub fn counted_by_peer(&self) -> u64 {
+        match self.role {
+            // It counts a checkpoint after the secondary has.
+            Role::Primary => self.checkpoint,
+            Role::Secondary => self.checkpoint.saturating_sub(UNCOUNTED_MAX),
+            Role::None => 0,
+        }
     }
 
     /// What this node tells the peer of its copy.

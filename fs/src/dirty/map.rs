@@ -210,6 +210,15 @@ impl DirtyMap {
             .any(|marks| marks.nodes.contains_key(&inode) || marks.names.contains_key(&inode))
     }
 
+    /// Nobody knows this number any more: it has no name, nor does anybody have it open. Not before: a removal that is
+    /// refused leaves the inode as it was, and what is not fresh any more would be found again on the peer, where a copy
+    /// may have made it, and taken for equal.
+    pub fn dropped(&mut self, inode: InodeId) {
+        if self.is_fresh(inode) {
+            self.unsent.forget(inode);
+        }
+    }
+
     /// True for an inode that was made while alone.
     pub fn is_fresh(&self, inode: InodeId) -> bool {
         self.unsent
@@ -360,6 +369,20 @@ impl DirtyMap {
             }
         }
         (seq, records)
+    }
+
+    /// A name was entered as new by an operation that was refused, so the peer may have it. Should it get another meaning
+    /// later, that its directory may have new names says too little.
+    pub fn was_not_new(&mut self, directory: InodeId, name: &Name) -> (MarkSeq, Vec<Record>) {
+        let is_known = self.writes_names || !self.unsent.has_name(directory, name);
+        if self.unsent.everything || self.is_all_marked(directory) || is_known {
+            return (self.durable, Vec::new());
+        }
+        let seq = self.next_seq();
+        let names = self.written.names.entry(directory).or_default();
+        names.insert(name.clone(), seq);
+        let name = name.clone();
+        (seq, vec![Record::Name { directory, name }])
     }
 
     fn next_seq(&mut self) -> MarkSeq {
@@ -617,13 +640,10 @@ impl DirtyMap {
         }
     }
 
-    /// An inode loses a name that the peer may have.
+    /// An inode loses a name that the peer may have. With the last one nothing of it is left to be found again.
     fn lose_name(&mut self, victim: Victim, place: &Place, need: &mut Need) {
         if !victim.last {
             self.touch(victim.inode, Some(place.clone()), need);
-        } else if self.is_fresh(victim.inode) {
-            // Should the removal fail, its name is marked and leads to it.
-            self.unsent.forget(victim.inode);
         }
     }
 

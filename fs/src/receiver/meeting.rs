@@ -52,11 +52,7 @@ impl Shared {
                 boot_id: self.keeper.here().boot_id,
                 remembers: false,
                 map_is_complete: false,
-                peer_checkpoint: match record.role {
-                    // It counts a checkpoint after the other node has.
-                    Role::Primary => record.checkpoint,
-                    Role::Secondary | Role::None => 0,
-                },
+                peer_checkpoint: record.counted_by_peer(),
                 empty: premises.offers.iter().all(|offer| offer.empty),
                 foreign: premises.foreign.is_some(),
             };

@@ -22,6 +22,8 @@ pub(super) struct Marks {
 #[derive(Default)]
 struct Queue {
     records: Vec<SavedRecord>,
+    /// Of the time alone that the records belong to.
+    generation: Option<Generation>,
     last: Option<MarkSeq>,
     /// Up to here everything is on disk, or it is on disk that the map is not complete.
     settled: MarkSeq,
@@ -35,8 +37,18 @@ impl Marks {
     }
 
     /// Under the lock of the session, so that the order is that of the numbers.
-    pub(super) fn add(&self, seq: MarkSeq, records: impl IntoIterator<Item = SavedRecord>) {
+    pub(super) fn add(
+        &self,
+        seq: MarkSeq,
+        generation: Option<Generation>,
+        records: impl IntoIterator<Item = SavedRecord>,
+    ) {
         let mut queue = self.lock();
+        if queue.generation != generation {
+            // The copy that ended that time has brought over what they speak of.
+            queue.records.clear();
+            queue.generation = generation;
+        }
         queue.records.extend(records);
         queue.last = Some(seq);
         self.changed.notify_all();
@@ -61,14 +73,14 @@ impl Marks {
     }
 
     /// All that has come, waiting for some; none when it is over.
-    fn take(&self) -> Option<(Vec<SavedRecord>, MarkSeq)> {
+    fn take(&self) -> Option<(Option<Generation>, Vec<SavedRecord>, MarkSeq)> {
         let mut queue = self.lock();
         loop {
             if queue.over {
                 return None;
             }
             if let Some(last) = queue.last.take() {
-                return Some((std::mem::take(&mut queue.records), last));
+                return Some((queue.generation, std::mem::take(&mut queue.records), last));
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -92,12 +104,13 @@ pub(super) fn start(replicator: &Arc<Replicator>) {
 }
 
 fn write(replicator: &Weak<Replicator>, marks: &Marks, maps: &Maps) {
-    while let Some((records, last)) = marks.take() {
+    while let Some((of, records, last)) = marks.take() {
         let Some(replicator) = replicator.upgrade() else {
             return;
         };
-        let generation = replicator.keeper.current().generation;
-        let written = match generation {
+        let written = match replicator.keeper.current().generation {
+            // The time alone that they belong to is over, and what they speak of is at the secondary.
+            generation if generation != of => Ok(()),
             Some(generation) => maps.add(generation, &records).map_err(|error| error.to_string()),
             None => Err("this node has no generation".to_owned()),
         };
@@ -122,7 +135,7 @@ impl Replicator {
                     .filter_map(|record| self.saved_record(&inner.primary, record));
                 let saved: Vec<SavedRecord> = saved.collect();
                 // Under the lock: behind what introduces their directories.
-                self.marks.add(seq, saved);
+                self.marks.add(seq, self.keeper.current().generation, saved);
                 Some(seq)
             } else {
                 None

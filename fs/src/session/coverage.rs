@@ -184,6 +184,11 @@ impl Coverage {
         coverage
     }
 
+    /// True for a copy of what the map names.
+    pub(super) fn is_tracked(&self) -> bool {
+        self.trusts.is_some()
+    }
+
     /// True while a claim holds the operation back.
     pub(super) fn blocks(&self, operation: &Operation) -> bool {
         if self.claims.is_empty() || operation.is_sync() {

@@ -361,10 +361,34 @@ impl Primary {
     fn admit(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
         let touched = submitted.operation.touched();
         let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
-        if dying || self.parked.blocks(&touched) || self.holds_back(&submitted.operation) {
+        if dying
+            || self.parked.blocks(&touched)
+            || self.holds_back(&submitted.operation)
+            || self.must_be_marked_first(&submitted.operation, actions)
+        {
             self.parked.push(submitted);
         } else {
             self.number(submitted, now, actions);
+        }
+    }
+
+    /// Until the record says that the peer may be in sync, the map on disk is all that a successor of this process
+    /// knows: what it does not name must not reach the secondary either. A successor's copy would not look at it.
+    fn must_be_marked_first(&mut self, operation: &Operation, actions: &mut Vec<Action>) -> bool {
+        let counts_on_map = self.is_copying() || self.is_noting_join();
+        counts_on_map && self.route(operation) == Route::Ship && self.track(operation, actions).is_some()
+    }
+
+    fn route(&self, operation: &Operation) -> Route {
+        let local = operation
+            .touched()
+            .iter()
+            .any(|inode| self.names.is_local(*inode));
+        match &self.coverage {
+            Some(_) if local => Route::Local,
+            Some(coverage) => coverage.route(operation, &self.names),
+            None if self.is_in_sync() && !local => Route::Ship,
+            None => Route::Local,
         }
     }
 
@@ -372,12 +396,7 @@ impl Primary {
     fn number(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
         let touched = submitted.operation.touched();
         let local = touched.iter().any(|inode| self.names.is_local(*inode));
-        let route = match &self.coverage {
-            Some(_) if local => Route::Local,
-            Some(coverage) => coverage.route(&submitted.operation, &self.names),
-            None if self.is_in_sync() && !local => Route::Ship,
-            None => Route::Local,
-        };
+        let route = self.route(&submitted.operation);
         let shipped = route == Route::Ship;
         let lost_source = match &submitted.operation {
             Operation::CopyRange { target, .. } => {
@@ -409,7 +428,7 @@ impl Primary {
         }
         self.last_slot = Slot(self.last_slot.0 + 1);
         let slot = self.last_slot;
-        let mark = match self.is_in_sync() {
+        let mark = match self.is_in_sync() && !self.is_noting_join() {
             true => None,
             false => self.track(&submitted.operation, actions),
         };
@@ -535,10 +554,16 @@ impl Primary {
                 Err(_) => self.names.refused(change),
             }
         }
+        if result.is_err() {
+            self.name_refused(&pending.submitted.operation, actions);
+        }
         self.names.release(&pending.touched);
         self.ending.finished(slot);
         let is_checkpoint = matches!(pending.submitted.operation, Operation::Checkpoint);
-        if is_checkpoint && pending.shipped && result.is_ok() && self.is_in_sync() {
+        // Also while the connection is gone: the secondary has answered it, and counts it.
+        let has_peer =
+            self.is_in_sync() || matches!(self.state, State::Disconnected { .. } | State::Deciding { .. });
+        if is_checkpoint && pending.shipped && result.is_ok() && has_peer {
             self.checkpoint_ended(slot, actions);
         }
         self.ended_for_claims(slot, self.clock, actions);
@@ -572,6 +597,9 @@ impl Primary {
     fn tell_dropped(&mut self, actions: &mut Vec<Action>) {
         if self.names.has_dropped() {
             let dropped = self.names.take_dropped();
+            for inode in &dropped {
+                self.tracking.map.dropped(*inode);
+            }
             match self.state {
                 State::InSync { .. }
                 | State::Copying { .. }

@@ -132,7 +132,7 @@ impl Secondary {
                     *requests += 1;
                     true
                 }
-                Some(Copying::Completing) | None => false,
+                Some(Copying::Settling { .. } | Copying::Completing) | None => false,
             },
             State::Serving(_)
             | State::Idle
@@ -312,10 +312,11 @@ impl Secondary {
                     actions.push(Action::Send(ToPrimary::Completed));
                     Ok(())
                 }
-                Some(Copying::Completing) => Ok(()),
+                Some(Copying::Settling { .. } | Copying::Completing) => Ok(()),
                 Some(Copying::Going { requests: 0 }) => {
-                    session.copying = Some(Copying::Completing);
-                    actions.push(Action::NoteComplete { generation });
+                    let after = session.last;
+                    session.copying = Some(Copying::Settling { generation, after });
+                    session.check_settled(actions);
                     Ok(())
                 }
                 Some(Copying::Going { requests }) => Err(Fault::Broken(format!(

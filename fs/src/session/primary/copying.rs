@@ -69,6 +69,11 @@ impl Primary {
         matches!(self.state, State::Copying { .. })
     }
 
+    /// Everything is brought over, and that the peer may be in sync is being written down.
+    pub(super) fn is_noting_join(&self) -> bool {
+        matches!(self.joining, Joining::Noting { .. })
+    }
+
     /// True while a copy gives numbers to inodes that the kernel may not know.
     pub fn is_covering(&self) -> bool {
         self.coverage.is_some()
@@ -179,8 +184,12 @@ impl Primary {
         let Some(coverage) = &mut self.coverage else {
             return;
         };
+        let is_tracked = coverage.is_tracked();
         if coverage.release(id, &brought) {
             for (inode, handle) in brought.bound {
+                if is_tracked {
+                    self.tracking.placed.insert(inode);
+                }
                 self.names.set_bound(inode);
                 self.names.learn_peer_handle(inode, handle);
             }

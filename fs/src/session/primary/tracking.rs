@@ -7,14 +7,16 @@
 //! secondary may lack.
 //!
 //! Alone, and while copying, an operation waits in the lanes until the records that it needs are durable. Records go
-//! to the driver in order ([`Action::Mark`]); it writes as many at a time as have come ([`Event::Marked`]).
+//! to the driver in order ([`Action::Mark`]); it writes as many at a time as have come ([`Event::Marked`]). What is
+//! shipped while copying waits for them before it gets its number: should this process end, its successor's copy knows
+//! of what reached the secondary by the map on disk alone.
 
 use super::{Action, Primary, State};
 use crate::dirty::{DirtyMap, EpochId, MarkSeq, Place, Plan, Record};
 use crate::operation::{FileHandle, InodeId, Name, Number, Operation};
 use crate::session::pending::{Slot, Submitted};
 use crate::wire::message::ToSecondary;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 /// The dirty map and what the session keeps beside it.
@@ -27,11 +29,16 @@ pub(super) struct Tracking {
     marking: BTreeMap<MarkSeq, Vec<Slot>>,
     /// How the secondary finds inodes that the map speaks of, as it told while in sync.
     pub(super) peers: HashMap<InodeId, FileHandle>,
+    /// What the secondary has under these numbers was made, or taken for them, by a tracked copy that is not complete: all
+    /// of it may differ, whatever the map says. Their handles must not lead to them in a later copy.
+    pub(super) placed: HashSet<InodeId>,
     /// Names were moved on the secondary since the parting: places do not identify any more.
     pub(super) names_moved: bool,
     checkpoint: Checkpoint,
     /// Checkpoints that both nodes have and the record does not count yet.
     uncounted: u64,
+    /// Of these, how many the driver is about to write into it.
+    counting: u64,
     /// Inodes that keep their entry for the present epoch.
     kept: Vec<InodeId>,
     /// And for those that end with a checkpoint that is under way.
@@ -62,9 +69,11 @@ impl Tracking {
             lost: None,
             marking: BTreeMap::new(),
             peers: HashMap::new(),
+            placed: HashSet::new(),
             names_moved: false,
             checkpoint: Checkpoint::Idle,
             uncounted: 0,
+            counting: 0,
             kept: Vec::new(),
             kept_sealed: Vec::new(),
         }
@@ -90,14 +99,18 @@ impl Primary {
 
     /// An operation is about to be numbered while this node's copy alone is whole. What it must wait for.
     pub(super) fn track(&mut self, operation: &Operation, actions: &mut Vec<Action>) -> Option<MarkSeq> {
-        if operation.is_sync() || self.tracking.lost.is_some() || self.changes_only_local(operation) {
+        if operation.is_sync() || self.tracking.lost.is_some() {
             return None;
         }
         let names = &self.names;
         let place_of = |inode: InodeId| names.place_of(inode).map(|(parent, name)| Place { parent, name });
         let tracked = self.tracking.map.track(operation, &place_of);
         for inode in operation.touched().iter() {
-            self.names.keep(*inode);
+            // What has no name any more is marked all the same: a power loss may take the removal of its last name back
+            // and leave what was written into it since. Nobody asks for its number again.
+            if !self.names.is_local(*inode) {
+                self.names.keep(*inode);
+            }
         }
         if !tracked.records.is_empty() {
             actions.push(Action::Mark {
@@ -108,24 +121,24 @@ impl Primary {
         tracked.wait
     }
 
-    /// It changes nothing but an inode that has no name any more.
-    fn changes_only_local(&self, operation: &Operation) -> bool {
-        let changed = match operation {
-            Operation::Write { inode, .. }
-            | Operation::SetAttributes { inode, .. }
-            | Operation::Fallocate { inode, .. }
-            | Operation::SetXattr { inode, .. }
-            | Operation::RemoveXattr { inode, .. } => *inode,
-            Operation::CopyRange { target, .. } => *target,
-            Operation::Bind { .. }
-            | Operation::Create(_)
-            | Operation::Link { .. }
-            | Operation::Unlink(_)
-            | Operation::Rename(_)
-            | Operation::Sync { .. }
-            | Operation::Checkpoint => return false,
+    /// An operation that was to make a name, and was tracked, is refused.
+    pub(super) fn name_refused(&mut self, operation: &Operation, actions: &mut Vec<Action>) {
+        let (directory, name) = match operation {
+            Operation::Create(create) => (create.parent, &create.name),
+            Operation::Link { parent, name, .. } => (*parent, name),
+            Operation::Rename(rename) if rename.replaced.is_none() => {
+                (rename.target_parent, &rename.target_name)
+            }
+            _ => return,
         };
-        self.names.is_local(changed)
+        let is_tracked = self.is_alone() || self.is_copying() || self.is_noting_join();
+        if !is_tracked || self.tracking.lost.is_some() {
+            return;
+        }
+        let (seq, records) = self.tracking.map.was_not_new(directory, name);
+        if !records.is_empty() {
+            actions.push(Action::Mark { seq, records });
+        }
     }
 
     pub(super) fn wait_for_mark(&mut self, slot: Slot, seq: MarkSeq) {
@@ -175,6 +188,9 @@ impl Primary {
         let names = &self.names;
         let place_of = |inode: InodeId| names.place_of(inode).map(|(parent, name)| Place { parent, name });
         self.tracking.map.part(&place_of);
+        for inode in std::mem::take(&mut self.tracking.placed) {
+            self.names.unbind(inode);
+        }
         for inode in self.tracking.map.plan().nodes.keys() {
             if let Some(handle) = self.names.peer_handle(*inode) {
                 self.tracking.peers.insert(*inode, handle.clone());
@@ -201,6 +217,7 @@ impl Primary {
         self.tracking.map.joined();
         self.tracking.lost = None;
         self.tracking.peers = HashMap::new();
+        self.tracking.placed = HashSet::new();
         self.tracking.names_moved = false;
         for inode in before {
             if self.tracking.map.is_marked(inode) {
@@ -209,6 +226,18 @@ impl Primary {
                 self.names.let_go(inode);
             }
         }
+    }
+
+    /// Nothing is marked.
+    #[cfg(test)]
+    pub(crate) fn has_no_marks(&self) -> bool {
+        self.tracking.map.is_empty()
+    }
+
+    /// A checkpoint is under way.
+    #[cfg(test)]
+    pub(crate) fn has_sealed_marks(&self) -> bool {
+        matches!(self.tracking.checkpoint, Checkpoint::Running { .. })
     }
 
     /// What a copy begins with, and how the secondary finds the inodes in it; none if everything must be compared.
@@ -241,7 +270,11 @@ impl Primary {
     /// How the secondary finds an inode again on its own disk, as far as it has told.
     pub fn peer_of(&self, inode: InodeId) -> Option<FileHandle> {
         let told = self.tracking.peers.get(&inode);
-        told.or_else(|| self.names.peer_handle(inode)).cloned()
+        let named = || {
+            let handle = self.names.peer_handle(inode);
+            handle.filter(|_| !self.tracking.placed.contains(&inode))
+        };
+        told.or_else(named).cloned()
     }
 
     /// How much the map names: inodes, bytes; none when everything must be compared.
@@ -288,7 +321,7 @@ impl Primary {
     pub(super) fn ended(&mut self, with_peer: bool) -> Action {
         Action::Ended {
             with_peer,
-            checkpoints: std::mem::take(&mut self.tracking.uncounted),
+            checkpoints: std::mem::take(&mut self.tracking.uncounted) - self.tracking.counting,
         }
     }
 
@@ -340,6 +373,7 @@ impl Primary {
             && running == slot
         {
             self.tracking.checkpoint = Checkpoint::Noting { number, epoch };
+            self.tracking.counting = self.tracking.uncounted;
             actions.push(Action::NoteCheckpoint {
                 more: self.tracking.uncounted,
             });
@@ -348,10 +382,11 @@ impl Primary {
 
     /// That both nodes have everything on disk is written down here.
     pub(super) fn checkpoint_noted(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.tracking.uncounted = self.tracking.uncounted.saturating_sub(self.tracking.counting);
+        self.tracking.counting = 0;
         let Checkpoint::Noting { number, epoch } = self.tracking.checkpoint else {
             return;
         };
-        self.tracking.uncounted = 0;
         self.tracking.map.covered(epoch);
         let mut still = Vec::new();
         for inode in std::mem::take(&mut self.tracking.kept_sealed) {
@@ -374,6 +409,7 @@ impl Primary {
 
     /// That cannot be written down: the marks stay until a later one can.
     pub(super) fn checkpoint_not_noted(&mut self, now: Duration) {
+        self.tracking.counting = 0;
         if let Checkpoint::Noting { .. } = self.tracking.checkpoint {
             self.tracking.checkpoint = Checkpoint::Due(now + self.settings.checkpoint_interval);
         }

@@ -4,7 +4,7 @@ use super::interface::Action;
 use crate::config::Durability;
 use crate::operation::{InodeId, Number, Operation, Outcome};
 use crate::session::lanes::Lanes;
-use crate::wire::message::{Answer, Running, SessionId, ToPrimary};
+use crate::wire::message::{Answer, Generation, Running, SessionId, ToPrimary};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ pub(super) struct Session {
 pub(super) enum Copying {
     /// So many of its requests are carried out now.
     Going { requests: usize },
+    /// Everything was brought over. What was received before that is still being applied, and a note that all is on
+    /// disk must come after it: the primary drops its marks of it then.
+    Settling { generation: Generation, after: Number },
     /// That it is complete is being written down.
     Completing,
 }
@@ -187,6 +190,7 @@ impl Session {
         if self.unfinished.get(&number).is_some_and(handed_out) {
             self.end(number, outcome, now);
             self.run_ready(now, actions);
+            self.check_settled(actions);
         }
     }
 
@@ -211,6 +215,16 @@ impl Session {
             Some((oldest, _)) => Number(oldest.0 - 1),
             None => self.last,
         };
+    }
+
+    /// That the copy is complete is to be written down now.
+    pub(super) fn check_settled(&mut self, actions: &mut Vec<Action>) {
+        if let Some(Copying::Settling { generation, after }) = self.copying
+            && self.prefix >= after
+        {
+            self.copying = Some(Copying::Completing);
+            actions.push(Action::NoteComplete { generation });
+        }
     }
 
     pub(super) fn flush(&mut self, actions: &mut Vec<Action>) {
@@ -264,7 +278,7 @@ impl Session {
     pub(super) fn running_count(&self) -> usize {
         let requests = match self.copying {
             Some(Copying::Going { requests }) => requests,
-            Some(Copying::Completing) | None => 0,
+            Some(Copying::Settling { .. } | Copying::Completing) | None => 0,
         };
         let started = self.unfinished.values().filter(|entry| entry.started.is_some());
         requests + started.count()
