@@ -23,3 +23,6 @@ pub mod replicator;
 pub mod resync;
 pub mod session;
 pub mod wire;
+
+#[cfg(test)]
+mod simulation;

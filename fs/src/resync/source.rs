@@ -12,6 +12,7 @@ use crate::operation::{FileHandle, InodeId, Name};
 use crate::session::coverage::{Brought, ClaimId, Left, Rest, Scope};
 use crate::wire::bulk::ToTarget;
 use board::{Board, Job, Unfinished, jobs_of};
+pub use disk::Files;
 use files::{NODES_AT_A_TIME, kind_of, size_of};
 use names::NAMES_AT_A_TIME;
 use rustix::fs::FileType;
@@ -19,7 +20,6 @@ use std::collections::HashSet;
 use std::num::NonZeroU64;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-pub use disk::Files;
 pub use tracked::Known;
 
 mod board;

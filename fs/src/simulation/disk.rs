@@ -41,14 +41,54 @@ pub(super) struct Node {
 /// One change of a disk.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    Make { directory: Ino, name: Name, ino: Ino, is_directory: bool, mode: u32, time: i64 },
-    Link { ino: Ino, directory: Ino, name: Name, time: i64 },
-    Unlink { directory: Ino, name: Name, time: i64 },
-    Rename { from: Ino, name: Name, to: Ino, new: Name, mode: RenameMode, time: i64 },
-    Write { ino: Ino, cells: Vec<(u64, Tag)>, end: u64, time: Option<i64> },
-    Attributes { ino: Ino, size: Option<u64>, mode: Option<u32>, mtime: Option<i64> },
-    SetXattr { ino: Ino, name: XattrName, value: Bytes },
-    RemoveXattr { ino: Ino, name: XattrName },
+    Make {
+        directory: Ino,
+        name: Name,
+        ino: Ino,
+        is_directory: bool,
+        mode: u32,
+        time: i64,
+    },
+    Link {
+        ino: Ino,
+        directory: Ino,
+        name: Name,
+        time: i64,
+    },
+    Unlink {
+        directory: Ino,
+        name: Name,
+        time: i64,
+    },
+    Rename {
+        from: Ino,
+        name: Name,
+        to: Ino,
+        new: Name,
+        mode: RenameMode,
+        time: i64,
+    },
+    Write {
+        ino: Ino,
+        cells: Vec<(u64, Tag)>,
+        end: u64,
+        time: Option<i64>,
+    },
+    Attributes {
+        ino: Ino,
+        size: Option<u64>,
+        mode: Option<u32>,
+        mtime: Option<i64>,
+    },
+    SetXattr {
+        ino: Ino,
+        name: XattrName,
+        value: Bytes,
+    },
+    RemoveXattr {
+        ino: Ino,
+        name: XattrName,
+    },
 }
 
 /// A tree of names and what they lead to.
@@ -60,8 +100,16 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new() -> Self {
-        let directory = |mode| Node { is_directory: true, links: 1, mode, ..Node::default() };
-        Tree { nodes: BTreeMap::from([(TOP, directory(0o755)), (ASIDE, directory(0o700))]), last: ASIDE.0 }
+        let directory = |mode| Node {
+            is_directory: true,
+            links: 1,
+            mode,
+            ..Node::default()
+        };
+        Tree {
+            nodes: BTreeMap::from([(TOP, directory(0o755)), (ASIDE, directory(0o700))]),
+            last: ASIDE.0,
+        }
     }
 
     pub(super) fn next(&mut self) -> Ino {
@@ -112,28 +160,60 @@ impl Tree {
     /// Carries a change out that is possible. Of an inode that a power loss took nothing is left to be changed.
     fn apply(&mut self, change: &Change) {
         match change {
-            Change::Make { directory, name, ino, is_directory, mode, time } => {
-                let node = Node { is_directory: *is_directory, links: 1, mode: *mode, mtime: *time, ..Node::default() };
+            Change::Make {
+                directory,
+                name,
+                ino,
+                is_directory,
+                mode,
+                time,
+            } => {
+                let node = Node {
+                    is_directory: *is_directory,
+                    links: 1,
+                    mode: *mode,
+                    mtime: *time,
+                    ..Node::default()
+                };
                 self.nodes.insert(*ino, node);
                 self.last = self.last.max(ino.0);
                 self.enter(*directory, name.clone(), *ino);
                 self.touch(*directory, *time);
             }
-            Change::Link { ino, directory, name, time } => {
+            Change::Link {
+                ino,
+                directory,
+                name,
+                time,
+            } => {
                 if let Some(node) = self.nodes.get_mut(ino) {
                     node.links += 1;
                 }
                 self.enter(*directory, name.clone(), *ino);
                 self.touch(*directory, *time);
             }
-            Change::Unlink { directory, name, time } => {
-                let gone = self.nodes.get_mut(directory).and_then(|node| node.names.remove(name));
+            Change::Unlink {
+                directory,
+                name,
+                time,
+            } => {
+                let gone = self
+                    .nodes
+                    .get_mut(directory)
+                    .and_then(|node| node.names.remove(name));
                 if let Some(ino) = gone {
                     self.unlink(ino);
                 }
                 self.touch(*directory, *time);
             }
-            Change::Rename { from, name, to, new, mode, time } => {
+            Change::Rename {
+                from,
+                name,
+                to,
+                new,
+                mode,
+                time,
+            } => {
                 let Some(moved) = self.nodes.get_mut(from).and_then(|node| node.names.remove(name)) else {
                     return;
                 };
@@ -147,8 +227,15 @@ impl Tree {
                 self.touch(*from, *time);
                 self.touch(*to, *time);
             }
-            Change::Write { ino, cells, end, time } => {
-                let Some(node) = self.nodes.get_mut(ino) else { return };
+            Change::Write {
+                ino,
+                cells,
+                end,
+                time,
+            } => {
+                let Some(node) = self.nodes.get_mut(ino) else {
+                    return;
+                };
                 for (cell, tag) in cells {
                     match tag {
                         0 => node.cells.remove(cell),
@@ -158,8 +245,15 @@ impl Tree {
                 node.size = node.size.max(*end);
                 node.mtime = time.unwrap_or(node.mtime);
             }
-            Change::Attributes { ino, size, mode, mtime } => {
-                let Some(node) = self.nodes.get_mut(ino) else { return };
+            Change::Attributes {
+                ino,
+                size,
+                mode,
+                mtime,
+            } => {
+                let Some(node) = self.nodes.get_mut(ino) else {
+                    return;
+                };
                 if let Some(size) = size {
                     node.cells.split_off(size);
                     node.size = *size;
@@ -237,9 +331,13 @@ impl Tree {
             && node.xattrs == there.xattrs
             && node.names.len() == there.names.len();
         is_same
-            && node.names.iter().zip(&there.names).all(|((name, child), (its_name, its_child))| {
-                name == its_name && self.equals_at(*child, other, *its_child, pairs)
-            })
+            && node
+                .names
+                .iter()
+                .zip(&there.names)
+                .all(|((name, child), (its_name, its_child))| {
+                    name == its_name && self.equals_at(*child, other, *its_child, pairs)
+                })
     }
 }
 
@@ -249,6 +347,10 @@ pub(super) struct Disk {
     pub(super) now: Tree,
     durable: Tree,
     log: Vec<Logged>,
+    /// From this place of the journal on nothing reaches the disk before the next power loss.
+    frozen: Option<usize>,
+    /// Nobody may take these names away.
+    kept: Vec<Name>,
 }
 
 #[derive(Clone, Debug)]
@@ -260,16 +362,49 @@ struct Logged {
 
 impl Disk {
     pub(super) fn new() -> Self {
-        Disk { now: Tree::new(), durable: Tree::new(), log: Vec::new() }
+        Disk::of(Tree::new())
     }
 
     pub(super) fn change(&mut self, change: Change) {
         self.now.apply(&change);
-        self.log.push(Logged { change, is_synced: false });
+        self.log.push(Logged {
+            change,
+            is_synced: false,
+        });
+    }
+
+    /// A disk that holds `tree`, durably.
+    pub(super) fn of(tree: Tree) -> Self {
+        Disk {
+            now: tree.clone(),
+            durable: tree,
+            log: Vec::new(),
+            frozen: None,
+            kept: Vec::new(),
+        }
+    }
+
+    /// The cache is written back no more, unless it is asked for.
+    pub(super) fn freeze(&mut self) {
+        self.frozen = Some(self.log.len());
+    }
+
+    /// As `chattr +i` on what has this name.
+    pub(super) fn keep_names_of(&mut self, name: &Name) {
+        self.kept.push(name.clone());
+    }
+
+    pub(super) fn keep_no_names(&mut self) {
+        self.kept.clear();
+    }
+
+    pub(super) fn keeps(&self, name: &Name) -> bool {
+        self.kept.contains(name)
     }
 
     /// As `syncfs(2)`.
     pub(super) fn sync_all(&mut self) {
+        self.frozen = self.frozen.map(|_| 0);
         for logged in self.log.drain(..) {
             self.durable.apply(&logged.change);
         }
@@ -286,10 +421,12 @@ impl Disk {
         }
     }
 
-    /// True when a power loss cannot take anything of the file.
-    pub(super) fn is_synced(&self, wanted: Ino) -> bool {
+    /// True when a power loss cannot take anything of the file that was written before that time.
+    pub(super) fn is_synced(&self, wanted: Ino, before: i64) -> bool {
         self.log.iter().all(|logged| match &logged.change {
-            Change::Write { ino, .. } => *ino != wanted || logged.is_synced,
+            Change::Write { ino, time, .. } => {
+                *ino != wanted || logged.is_synced || time.is_some_and(|time| time >= before)
+            }
             _ => true,
         })
     }
@@ -297,28 +434,44 @@ impl Disk {
     /// What is left then, and what it is afterwards.
     pub(super) fn lose_power(&mut self, random: &mut Random) {
         let is_data = |change: &Change| matches!(change, Change::Write { .. });
-        let synced = self.log.iter().rposition(|logged| logged.is_synced && !is_data(&logged.change));
+        let synced = self
+            .log
+            .iter()
+            .rposition(|logged| logged.is_synced && !is_data(&logged.change));
         let least = synced.map_or(0, |last| last + 1);
         // The journal ends somewhere behind what was synced.
-        let end = least + random.below(self.log.len() - least + 1);
+        let most = self.frozen.take().unwrap_or(self.log.len()).max(least);
+        let end = least + random.below(most - least + 1);
         for (at, logged) in std::mem::take(&mut self.log).into_iter().enumerate() {
             let stays = match is_data(&logged.change) {
-                true => logged.is_synced || random.percent(50),
+                true => logged.is_synced || (at < most && random.percent(50)),
                 false => at < end,
             };
             if stays {
                 self.durable.apply(&logged.change);
             }
         }
-        self.durable.nodes.retain(|ino, node| node.links > 0 || *ino == TOP);
+        self.durable
+            .nodes
+            .retain(|ino, node| node.links > 0 || *ino == TOP);
         self.durable.last = self.now.last;
         self.now = self.durable.clone();
     }
 
+    /// New inodes are not called as others were that came later than this state of the disk.
+    pub(super) fn number_from(&mut self, last: Ino) {
+        self.now.last = self.now.last.max(last.0);
+    }
+
     /// A restart of the programs: what has no name any more was held by them alone.
     pub(super) fn close_all(&mut self) {
-        let gone: Vec<Ino> =
-            self.now.nodes.iter().filter(|(_, node)| node.links == 0).map(|(ino, _)| *ino).collect();
+        let gone: Vec<Ino> = self
+            .now
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.links == 0)
+            .map(|(ino, _)| *ino)
+            .collect();
         for ino in gone {
             self.now.nodes.remove(&ino);
         }

@@ -6,11 +6,10 @@ use super::random::Random;
 use super::secondary::SecondarySide;
 use crate::config::Durability;
 use crate::dirty::store::{Saved, SavedRecord, Units};
+use crate::operation::{FileHandle, InodeId};
 use crate::record::copies::{OnVolume, settle};
 use crate::record::{BootId, Here, Present, Record};
-use crate::operation::{FileHandle, InodeId};
 use crate::wire::message::Generation;
-use std::path::PathBuf;
 
 pub(super) const MODULE: &str = "m";
 /// Of the dirty map, in bytes: two cells.
@@ -55,13 +54,19 @@ impl Machine {
     }
 
     pub(super) fn here(&self) -> Here {
-        Here { boot_id: Some(self.boot), durability: self.durability }
+        Here {
+            boot_id: Some(self.boot),
+            durability: self.durability,
+        }
     }
 
     /// A process starts and reads the record.
     pub(super) fn start(&mut self) {
-        let name = PathBuf::from("volume");
-        let volumes = [OnVolume { name, record: Ok(self.durable.volume.clone()) }];
+        let name = "volume".to_owned();
+        let volumes = [OnVolume {
+            name,
+            record: Ok(self.durable.volume.clone()),
+        }];
         let settled = settle(MODULE, self.durable.file.clone(), &volumes).expect("a record that can be read");
         let mut record = settled.record;
         if settled.is_new {
@@ -112,9 +117,16 @@ impl Machine {
     /// As [`crate::dirty::store::MapStore::add`].
     pub(super) fn add_marks(&mut self, generation: Option<Generation>, records: Vec<SavedRecord>) {
         let map = self.durable.map.as_mut().expect("a map to add to");
-        assert_eq!(Some(map.generation), generation, "marks for the map of another time alone");
+        assert_eq!(
+            Some(map.generation),
+            generation,
+            "marks for the map of another time alone"
+        );
         for record in records {
-            let units = Units { stored: EXTENT_BYTES, used: EXTENT_BYTES };
+            let units = Units {
+                stored: EXTENT_BYTES,
+                used: EXTENT_BYTES,
+            };
             map.fold(record, units).expect("records in their order");
         }
     }
@@ -146,7 +158,8 @@ impl Machine {
             remembers,
             map_is_complete,
             peer_checkpoint,
-            empty: self.disk.now.get(super::disk::TOP).is_none_or(|node| node.names.is_empty()),
+            // An application that removes everything is asked about by a person, and no volume is unmounted here.
+            empty: self.record().is_none_or(|record| record.generation.is_none()),
             foreign: false,
         }
     }

@@ -3,14 +3,18 @@
 use super::disk::{ASIDE, CELL_BYTES, Change, Disk, Ino, Node, TOP, Tag, Tree};
 use crate::backing::{Above, Found, Segment, Stat};
 use crate::operation::{
-    Applied, Attributes, Errno, FileHandle, InodeId, Name, NodeKind, Operation, Outcome, RenameMode, Timestamp,
+    Applied, Attributes, Errno, FileHandle, InodeId, Name, NodeKind, Operation, Outcome, RenameMode,
+    Timestamp,
 };
-use crate::wire::bulk::{AllAttributes, By, Entry, Identify, Node as Wanted, Placed, Sum, ToSource, ToTarget};
+use crate::wire::bulk::{
+    AllAttributes, By, Entry, Identify, Node as Wanted, Placed, Sum, ToSource, ToTarget,
+};
 use bytes::Bytes;
 use rustix::fs::FileType;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+const EPERM: Errno = Errno(1);
 pub(super) const ENOENT: Errno = Errno(2);
 const EEXIST: Errno = Errno(17);
 const ENOTDIR: Errno = Errno(20);
@@ -32,7 +36,10 @@ pub(super) struct Known {
 }
 
 pub(super) fn handle(ino: Ino) -> FileHandle {
-    FileHandle { kind: 1, bytes: ino.0.to_le_bytes().as_slice().into() }
+    FileHandle {
+        kind: 1,
+        bytes: ino.0.to_le_bytes().as_slice().into(),
+    }
 }
 
 pub(super) fn by_handle(handle: &FileHandle) -> Option<Ino> {
@@ -40,12 +47,19 @@ pub(super) fn by_handle(handle: &FileHandle) -> Option<Ino> {
 }
 
 pub(super) fn time(seconds: i64) -> Timestamp {
-    Timestamp { seconds, nanoseconds: 0 }
+    Timestamp {
+        seconds,
+        nanoseconds: 0,
+    }
 }
 
 impl Known {
     pub(super) fn new() -> Self {
-        let mut known = Known { inodes: HashMap::new(), numbers: HashMap::new(), next: 1 };
+        let mut known = Known {
+            inodes: HashMap::new(),
+            numbers: HashMap::new(),
+            next: 1,
+        };
         known.learn(InodeId::root(0), TOP);
         known
     }
@@ -115,7 +129,11 @@ pub(super) fn bytes_of(tags: impl IntoIterator<Item = Tag>) -> Bytes {
 }
 
 fn tags_of(offset: u64, data: &[u8]) -> Vec<(u64, Tag)> {
-    assert_eq!((offset % CELL_BYTES, data.len() as u64 % CELL_BYTES), (0, 0), "cells are written whole");
+    assert_eq!(
+        (offset % CELL_BYTES, data.len() as u64 % CELL_BYTES),
+        (0, 0),
+        "cells are written whole"
+    );
     let tag = |cell: &[u8]| Tag::from_le_bytes([cell[0], cell[1], cell[2], cell[3]]);
     data.chunks(CELL_BYTES as usize)
         .enumerate()
@@ -124,15 +142,25 @@ fn tags_of(offset: u64, data: &[u8]) -> Vec<(u64, Tag)> {
 }
 
 /// What an operation is on this disk; or what becomes of it instead.
-fn change_of(tree: &Tree, known: &Known, operation: &Operation, made: Ino) -> Result<Option<Change>, Outcome> {
+fn change_of(
+    tree: &Tree,
+    known: &Known,
+    operation: &Operation,
+    made: Ino,
+) -> Result<Option<Change>, Outcome> {
     let refused = |errno| Err(Outcome::Refused(errno));
     let find = |inode: InodeId| {
         let ino = known.find(inode)?;
         // As a handle of what is gone.
-        tree.get(ino).map(|node| (ino, node)).ok_or(Outcome::NotBound(inode))
+        tree.get(ino)
+            .map(|node| (ino, node))
+            .ok_or(Outcome::NotBound(inode))
     };
     Ok(Some(match operation {
-        Operation::Bind { .. } | Operation::Sync { .. } | Operation::Checkpoint | Operation::Fallocate { .. } => {
+        Operation::Bind { .. }
+        | Operation::Sync { .. }
+        | Operation::Checkpoint
+        | Operation::Fallocate { .. } => {
             return Ok(None);
         }
         Operation::Create(create) => {
@@ -152,7 +180,12 @@ fn change_of(tree: &Tree, known: &Known, operation: &Operation, made: Ino) -> Re
                 time: create.time.seconds,
             }
         }
-        Operation::Link { inode, parent, name, time } => {
+        Operation::Link {
+            inode,
+            parent,
+            name,
+            time,
+        } => {
             let ((ino, node), (directory, above)) = (find(*inode)?, find(*parent)?);
             if node.links == 0 || above.links == 0 {
                 return refused(ENOENT);
@@ -160,7 +193,12 @@ fn change_of(tree: &Tree, known: &Known, operation: &Operation, made: Ino) -> Re
             if above.names.contains_key(name) {
                 return refused(EEXIST);
             }
-            Change::Link { ino, directory, name: name.clone(), time: time.seconds }
+            Change::Link {
+                ino,
+                directory,
+                name: name.clone(),
+                time: time.seconds,
+            }
         }
         Operation::Unlink(unlink) => {
             let (directory, node) = find(unlink.parent)?;
@@ -173,7 +211,11 @@ fn change_of(tree: &Tree, known: &Known, operation: &Operation, made: Ino) -> Re
                 (true, true) if !victim.names.is_empty() => return refused(ENOTEMPTY),
                 _ => {}
             }
-            Change::Unlink { directory, name: unlink.name.clone(), time: unlink.time.seconds }
+            Change::Unlink {
+                directory,
+                name: unlink.name.clone(),
+                time: unlink.time.seconds,
+            }
         }
         Operation::Rename(rename) => {
             let ((from, source), (to, target)) = (find(rename.source_parent)?, find(rename.target_parent)?);
@@ -184,7 +226,10 @@ fn change_of(tree: &Tree, known: &Known, operation: &Operation, made: Ino) -> Re
             if target.links == 0 {
                 return refused(ENOENT);
             }
-            let there = target.names.get(&rename.target_name).and_then(|ino| tree.get(*ino));
+            let there = target
+                .names
+                .get(&rename.target_name)
+                .and_then(|ino| tree.get(*ino));
             let is_directory = tree.get(moved).is_some_and(|node| node.is_directory);
             match (rename.mode, there) {
                 (RenameMode::NoReplace, Some(_)) => return refused(EEXIST),
@@ -209,41 +254,88 @@ fn change_of(tree: &Tree, known: &Known, operation: &Operation, made: Ino) -> Re
                 time: rename.time.seconds,
             }
         }
-        Operation::Write { inode, offset, data, time, .. } => {
+        Operation::Write {
+            inode,
+            offset,
+            data,
+            time,
+            ..
+        } => {
             let cells = tags_of(*offset, data);
             let end = (offset + data.len() as u64) / CELL_BYTES;
-            Change::Write { ino: find(*inode)?.0, cells, end, time: time.map(|time| time.seconds) }
+            Change::Write {
+                ino: find(*inode)?.0,
+                cells,
+                end,
+                time: time.map(|time| time.seconds),
+            }
         }
-        Operation::CopyRange { source, source_offset, target, target_offset, length, time, .. } => {
+        Operation::CopyRange {
+            source,
+            source_offset,
+            target,
+            target_offset,
+            length,
+            time,
+            ..
+        } => {
             let ((_, from), (ino, _)) = (find(*source)?, find(*target)?);
-            let (first, at, count) =
-                (source_offset / CELL_BYTES, target_offset / CELL_BYTES, length / CELL_BYTES);
+            let (first, at, count) = (
+                source_offset / CELL_BYTES,
+                target_offset / CELL_BYTES,
+                length / CELL_BYTES,
+            );
             let tag = |cell: u64| from.cells.get(&(first + cell)).copied().unwrap_or(0);
             let cells = (0..count).map(|cell| (at + cell, tag(cell))).collect();
-            Change::Write { ino, cells, end: at + count, time: time.map(|time| time.seconds) }
+            Change::Write {
+                ino,
+                cells,
+                end: at + count,
+                time: time.map(|time| time.seconds),
+            }
         }
-        Operation::SetAttributes { inode, attributes: Attributes { size, mode, mtime, .. } } => Change::Attributes {
+        Operation::SetAttributes {
+            inode,
+            attributes: Attributes {
+                size, mode, mtime, ..
+            },
+        } => Change::Attributes {
             ino: find(*inode)?.0,
             size: size.map(|size| size / CELL_BYTES),
             mode: *mode,
             mtime: mtime.map(|mtime| mtime.seconds),
         },
-        Operation::SetXattr { inode, name, value, .. } => {
-            Change::SetXattr { ino: find(*inode)?.0, name: name.clone(), value: value.clone() }
-        }
+        Operation::SetXattr {
+            inode, name, value, ..
+        } => Change::SetXattr {
+            ino: find(*inode)?.0,
+            name: name.clone(),
+            value: value.clone(),
+        },
         Operation::RemoveXattr { inode, name } => {
             let (ino, node) = find(*inode)?;
             if !node.xattrs.contains_key(name) {
                 return refused(ENODATA);
             }
-            Change::RemoveXattr { ino, name: name.clone() }
+            Change::RemoveXattr {
+                ino,
+                name: name.clone(),
+            }
         }
     }))
 }
 
+/// `EPERM` for the name of what is immutable.
+fn is_kept(disk: &Disk, operation: &Operation) -> Result<(), Outcome> {
+    match operation {
+        Operation::Unlink(unlink) if disk.keeps(&unlink.name) => Err(Outcome::Refused(EPERM)),
+        _ => Ok(()),
+    }
+}
+
 /// What a disk would refuse an operation with, without changing anything.
 pub(super) fn would_refuse(disk: &Disk, known: &Known, operation: &Operation) -> Option<Errno> {
-    match change_of(&disk.now, known, operation, Ino(u64::MAX)) {
+    match is_kept(disk, operation).and_then(|()| change_of(&disk.now, known, operation, Ino(u64::MAX))) {
         Err(Outcome::Refused(errno) | Outcome::Failed(errno)) => Some(errno),
         _ => None,
     }
@@ -255,15 +347,23 @@ pub(super) fn apply(disk: &mut Disk, known: &mut Known, operation: &Operation) -
         Operation::Create(_) => disk.now.next(),
         _ => Ino(u64::MAX),
     };
-    match change_of(&disk.now, known, operation, made) {
+    match is_kept(disk, operation).and_then(|()| change_of(&disk.now, known, operation, made)) {
         Ok(Some(change)) => disk.change(change),
         Ok(None) => {}
         Err(outcome) => return outcome,
     }
-    let mut applied = Applied { length: operation.length(), handle: None };
+    let mut applied = Applied {
+        length: operation.length(),
+        handle: None,
+    };
     match operation {
-        Operation::Bind { inode, parent, name, .. } => {
-            let Some(found) = known.ino(*parent).and_then(|directory| disk.now.child(directory, name)) else {
+        Operation::Bind {
+            inode, parent, name, ..
+        } => {
+            let Some(found) = known
+                .ino(*parent)
+                .and_then(|directory| disk.now.child(directory, name))
+            else {
                 return Outcome::NotBound(*inode);
             };
             known.learn(*inode, found);
@@ -314,7 +414,11 @@ impl Reading<'_> {
         let (_, node) = self.node(directory)?;
         let ino = *node.names.get(name).ok_or(ENOENT)?;
         let found = self.tree.get(ino).ok_or(ENOENT)?;
-        Ok(Found { root: 0, handle: handle(ino), status: status_of(ino, found) })
+        Ok(Found {
+            root: 0,
+            handle: handle(ino),
+            status: status_of(ino, found),
+        })
     }
 
     pub(super) fn status(&self, inode: InodeId) -> Result<Stat, Errno> {
@@ -331,7 +435,11 @@ impl Reading<'_> {
             return Ok(None);
         }
         let (above, name) = self.tree.place_of_directory(ino).ok_or(ESTALE)?;
-        Ok(Some(Above { root: 0, handle: handle(above), name }))
+        Ok(Some(Above {
+            root: 0,
+            handle: handle(above),
+            name,
+        }))
     }
 
     pub(super) fn segments(&self, inode: InodeId, offset: u64, length: u64) -> Result<Vec<Segment>, Errno> {
@@ -342,7 +450,11 @@ impl Reading<'_> {
         let mut push = |from: u64, to: u64, is_data: bool| {
             if from < to {
                 let (offset, length) = (from * CELL_BYTES, (to - from) * CELL_BYTES);
-                segments.push(Segment { offset, length, is_data });
+                segments.push(Segment {
+                    offset,
+                    length,
+                    is_data,
+                });
             }
         };
         let mut at = first;
@@ -365,7 +477,9 @@ impl Reading<'_> {
         let (_, node) = self.node(inode)?;
         let end = (offset + length).min(node.size * CELL_BYTES);
         let cells = offset / CELL_BYTES..end.div_ceil(CELL_BYTES).max(offset / CELL_BYTES);
-        Ok(bytes_of(cells.map(|cell| node.cells.get(&cell).copied().unwrap_or(0))))
+        Ok(bytes_of(
+            cells.map(|cell| node.cells.get(&cell).copied().unwrap_or(0)),
+        ))
     }
 
     pub(super) fn all_attributes(&self, inode: InodeId) -> Result<AllAttributes, Errno> {
@@ -376,13 +490,20 @@ impl Reading<'_> {
             uid: 0,
             gid: 0,
             mtime: time(node.mtime),
-            xattrs: node.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            xattrs: node
+                .xattrs
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
         })
     }
 }
 
 fn failed(attempt: &str, errno: Errno) -> ToSource {
-    ToSource::Failed { errno, reason: attempt.to_owned() }
+    ToSource::Failed {
+        errno,
+        reason: attempt.to_owned(),
+    }
 }
 
 /// As [`crate::resync::target::execute`], with one answer.
@@ -390,9 +511,15 @@ pub(super) fn execute(disk: &mut Disk, known: &mut Known, request: &ToTarget) ->
     let done = match request {
         ToTarget::Open(_) => Err(ESTALE),
         ToTarget::List { directory } => {
-            let found = known.ino(*directory).and_then(|ino| disk.now.get(ino)).ok_or(ESTALE);
+            let found = known
+                .ino(*directory)
+                .and_then(|ino| disk.now.get(ino))
+                .ok_or(ESTALE);
             return match found {
-                Ok(node) => ToSource::Listed { names: node.names.keys().cloned().collect(), more: false },
+                Ok(node) => ToSource::Listed {
+                    names: node.names.keys().cloned().collect(),
+                    more: false,
+                },
                 Err(errno) => failed("list", errno),
             };
         }
@@ -404,18 +531,28 @@ pub(super) fn execute(disk: &mut Disk, known: &mut Known, request: &ToTarget) ->
             settle(disk);
             Ok(())
         }
-        ToTarget::Place { directory, entries, sole } => {
-            let outcomes = entries.iter().map(|entry| place(disk, known, *directory, entry, *sole));
+        ToTarget::Place {
+            directory,
+            entries,
+            sole,
+        } => {
+            let outcomes = entries
+                .iter()
+                .map(|entry| place(disk, known, *directory, entry, *sole));
             return match outcomes.collect() {
                 Ok(outcomes) => ToSource::Placed { outcomes },
-                Err(errno) => failed("place", errno),
+                Err(errno) => failed(&format!("place {entries:?} in {directory}: {errno}"), errno),
             };
         }
         ToTarget::Compare { blocks } => {
-            let reading = Reading { tree: &disk.now, known };
+            let reading = Reading {
+                tree: &disk.now,
+                known,
+            };
             let equal = blocks.iter().map(|block| {
                 let length = u64::from(block.length);
-                let whole = matches!(&reading.segments(block.inode, block.offset, length)?[..], [one] if one.is_data);
+                let whole =
+                    matches!(&reading.segments(block.inode, block.offset, length)?[..], [one] if one.is_data);
                 let bytes = reading.read(block.inode, block.offset, length)?;
                 Ok::<_, Errno>(whole && bytes.len() as u64 == length && Sum::of(&bytes) == block.sum)
             });
@@ -426,23 +563,48 @@ pub(super) fn execute(disk: &mut Disk, known: &mut Known, request: &ToTarget) ->
         }
         ToTarget::Data { inode, offset, data } => existing(disk, known, *inode).map(|ino| {
             let end = (offset + data.len() as u64) / CELL_BYTES;
-            disk.change(Change::Write { ino, cells: tags_of(*offset, data), end, time: Some(COPY_TIME) });
+            disk.change(Change::Write {
+                ino,
+                cells: tags_of(*offset, data),
+                end,
+                time: Some(COPY_TIME),
+            });
         }),
-        ToTarget::Hole { inode, offset, length } => existing(disk, known, *inode).map(|ino| {
+        ToTarget::Hole {
+            inode,
+            offset,
+            length,
+        } => existing(disk, known, *inode).map(|ino| {
             let size = disk.now.get(ino).map_or(0, |node| node.size);
             let end = ((offset + length) / CELL_BYTES).min(size);
-            let cells = (offset / CELL_BYTES..end.max(offset / CELL_BYTES)).map(|cell| (cell, 0)).collect();
-            disk.change(Change::Write { ino, cells, end: 0, time: Some(COPY_TIME) });
+            let cells = (offset / CELL_BYTES..end.max(offset / CELL_BYTES))
+                .map(|cell| (cell, 0))
+                .collect();
+            disk.change(Change::Write {
+                ino,
+                cells,
+                end: 0,
+                time: Some(COPY_TIME),
+            });
         }),
         ToTarget::Attributes { inode, attributes } => existing(disk, known, *inode).map(|ino| {
-            let old: Vec<_> = disk.now.get(ino).into_iter().flat_map(|node| node.xattrs.keys().cloned()).collect();
+            let old: Vec<_> = disk
+                .now
+                .get(ino)
+                .into_iter()
+                .flat_map(|node| node.xattrs.keys().cloned())
+                .collect();
             for name in old {
                 if !attributes.xattrs.iter().any(|(kept, _)| *kept == name) {
                     disk.change(Change::RemoveXattr { ino, name });
                 }
             }
             for (name, value) in &attributes.xattrs {
-                disk.change(Change::SetXattr { ino, name: name.clone(), value: value.clone() });
+                disk.change(Change::SetXattr {
+                    ino,
+                    name: name.clone(),
+                    value: value.clone(),
+                });
             }
             disk.change(Change::Attributes {
                 ino,
@@ -454,7 +616,7 @@ pub(super) fn execute(disk: &mut Disk, known: &mut Known, request: &ToTarget) ->
     };
     match done {
         Ok(()) => ToSource::Written,
-        Err(errno) => failed("write", errno),
+        Err(errno) => failed(&format!("{request:?}: {errno}"), errno),
     }
 }
 
@@ -482,7 +644,11 @@ fn remove_below(disk: &mut Disk, directory: Ino) {
         .collect();
     for (name, ino) in names {
         remove_below(disk, ino);
-        disk.change(Change::Unlink { directory, name, time: COPY_TIME });
+        disk.change(Change::Unlink {
+            directory,
+            name,
+            time: COPY_TIME,
+        });
     }
 }
 
@@ -524,15 +690,28 @@ fn place(
         let found = disk.now.get(there).ok_or(ESTALE)?;
         let may_be = !sole || found.is_directory || found.links == 1;
         if is_such(found, &node.kind) && may_be && known.claim(node.inode, there) {
-            return Ok(Placed::There { handle: handle(there), new: false });
+            return Ok(Placed::There {
+                handle: handle(there),
+                new: false,
+            });
         }
         put_aside(disk, known, into, &entry.name, there);
     }
     let ino = disk.now.next();
     let (name, is_directory) = (entry.name.clone(), matches!(node.kind, NodeKind::Directory));
-    disk.change(Change::Make { directory: into, name, ino, is_directory, mode: 0, time: COPY_TIME });
+    disk.change(Change::Make {
+        directory: into,
+        name,
+        ino,
+        is_directory,
+        mode: 0,
+        time: COPY_TIME,
+    });
     known.learn(node.inode, ino);
-    Ok(Placed::There { handle: handle(ino), new: true })
+    Ok(Placed::There {
+        handle: handle(ino),
+        new: true,
+    })
 }
 
 fn place_known(
@@ -544,7 +723,10 @@ fn place_known(
     wanted: &Wanted,
 ) -> Result<Placed, Errno> {
     let ino = known.ino(wanted.inode).ok_or(ESTALE)?;
-    let placed = Placed::There { handle: handle(ino), new: false };
+    let placed = Placed::There {
+        handle: handle(ino),
+        new: false,
+    };
     if there == Some(ino) {
         return Ok(placed);
     }
@@ -556,7 +738,12 @@ fn place_known(
         return Err(ENOENT);
     }
     if !node.is_directory {
-        disk.change(Change::Link { ino, directory: into, name: name.clone(), time: COPY_TIME });
+        disk.change(Change::Link {
+            ino,
+            directory: into,
+            name: name.clone(),
+            time: COPY_TIME,
+        });
         return Ok(placed);
     }
     if disk.now.is_above(ino, into) {
@@ -564,7 +751,14 @@ fn place_known(
     }
     let (from, old) = disk.now.place_of_directory(ino).ok_or(ESTALE)?;
     let (to, new, mode) = (into, name.clone(), RenameMode::NoReplace);
-    disk.change(Change::Rename { from, name: old, to, new, mode, time: COPY_TIME });
+    disk.change(Change::Rename {
+        from,
+        name: old,
+        to,
+        new,
+        mode,
+        time: COPY_TIME,
+    });
     Ok(placed)
 }
 
@@ -572,11 +766,22 @@ fn place_known(
 fn put_aside(disk: &mut Disk, known: &Known, directory: Ino, name: &Name, there: Ino) {
     let is_directory = disk.now.get(there).is_some_and(|node| node.is_directory);
     if !is_directory && known.number(there).is_none() {
-        disk.change(Change::Unlink { directory, name: name.clone(), time: COPY_TIME });
+        disk.change(Change::Unlink {
+            directory,
+            name: name.clone(),
+            time: COPY_TIME,
+        });
         return;
     }
     let new = Name::new(disk.now.next().0.to_string().as_bytes()).unwrap();
     let mode = RenameMode::NoReplace;
     let (from, name, to) = (directory, name.clone(), ASIDE);
-    disk.change(Change::Rename { from, name, to, new, mode, time: COPY_TIME });
+    disk.change(Change::Rename {
+        from,
+        name,
+        to,
+        new,
+        mode,
+        time: COPY_TIME,
+    });
 }
