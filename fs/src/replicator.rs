@@ -17,7 +17,7 @@ use crate::link::{self, Endpoint, LinkError, Outbox};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::receiver::Premises;
 use crate::record::{End, Keeper, Role, random_bytes};
-use crate::session::coverage::ClaimId;
+use crate::session::claims::ClaimId;
 use crate::session::loss::Loss;
 use crate::session::names::{LookupTicket, Raced};
 use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket, is_broken_disk};

@@ -1,7 +1,7 @@
 //! The source's side of a copy: walks this node's tree, brings names over, then data, then what is left.
 //!
 //! Threads, one for each [`Lane`], take jobs from one board; a step ends when the board is empty and nobody works.
-//! Each claims what it is about to read (`session/coverage.rs`), reads it, sends it, waits for the answer, and gives
+//! Each claims what it is about to read (`session/claims.rs`), reads it, sends it, waits for the answer, and gives
 //! the claim back with what the target has now. Nothing is remembered for a copy that is interrupted: the next one
 //! begins anew and finds equal what is equal.
 
@@ -10,7 +10,8 @@ use super::pace::{Pace, Turn};
 use super::progress::{Orders, Progress, Step};
 use crate::backing::Store;
 use crate::operation::{FileHandle, InodeId, Name};
-use crate::session::coverage::{Brought, ClaimId, Left, Rest, Scope};
+use crate::session::claims::{ClaimId, Scope};
+use crate::session::coverage::{Brought, Left, Rest};
 use crate::wire::bulk::ToTarget;
 use board::{Board, Job, Unfinished, jobs_of};
 use files::{NODES_AT_A_TIME, kind_of, size_of};

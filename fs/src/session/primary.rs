@@ -26,6 +26,7 @@ mod parting;
 mod remote;
 mod tracking;
 
+use super::claims::Claims;
 use super::coverage::{Coverage, Route};
 use super::lanes::Lanes;
 use super::liveness::Liveness;
@@ -105,6 +106,8 @@ pub struct Primary {
     settling: Vec<Settling>,
     /// While copying.
     coverage: Option<Coverage>,
+    /// Of the copy.
+    claims: Claims,
     tracking: Tracking,
     joining: Joining,
     /// It parts from a copy: what a note would say stands in the record already.
@@ -143,6 +146,7 @@ impl Primary {
             parked: Parked::default(),
             settling: Vec::new(),
             coverage: None,
+            claims: Claims::default(),
             tracking: Tracking::new(DirtyMap::new(settings.extent_bytes)),
             joining: Joining::No,
             noted_before: false,
@@ -361,7 +365,7 @@ impl Primary {
     fn admit(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
         let touched = submitted.operation.touched();
         let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
-        if dying || self.parked.blocks(&touched) || self.holds_back(&submitted.operation) {
+        if dying || self.parked.blocks(&touched) || self.claims.blocks(&submitted.operation) {
             self.parked.push(submitted);
         } else {
             self.number(submitted, now, actions);

@@ -3,7 +3,8 @@
 use crate::config::OnPeerLoss;
 use crate::dirty::{MarkSeq, Record};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Operation, Outcome};
-use crate::session::coverage::{Brought, ClaimId, Scope};
+use crate::session::claims::{ClaimId, Scope};
+use crate::session::coverage::Brought;
 use crate::session::loss::Loss;
 use crate::session::pending::{Slot, Ticket};
 #[cfg(doc)]

@@ -7,7 +7,8 @@ use crate::operation::{
     Applied, Attributes, Create, Errno, FileHandle, InodeId, NodeKind, Number, Operation, Outcome, Unlink,
     Victim,
 };
-use crate::session::coverage::{Brought, ClaimId, Scope};
+use crate::session::claims::{ClaimId, Scope};
+use crate::session::coverage::Brought;
 use crate::session::loss::{Loss, LossKind};
 use crate::session::primary::{self, Phase, Primary, Settings, Slot, Ticket};
 use crate::wire::message::{
