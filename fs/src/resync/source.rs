@@ -13,8 +13,9 @@ use crate::operation::{FileHandle, InodeId, Name};
 use crate::session::claims::{ClaimId, Scope};
 use crate::session::coverage::{Brought, Left, Rest};
 use crate::wire::bulk::ToTarget;
-use board::{Board, Job, Unfinished, jobs_of};
 use files::{NODES_AT_A_TIME, kind_of, size_of};
+pub(super) use files::{is_gone, read};
+use jobs::{Board, Job, Unfinished, jobs_of};
 use names::NAMES_AT_A_TIME;
 use rustix::fs::FileType;
 use std::collections::HashSet;
@@ -23,8 +24,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 pub use tracked::Known;
 
-mod board;
 mod files;
+mod jobs;
 mod names;
 mod tracked;
 
@@ -122,7 +123,7 @@ impl Source<'_> {
         loop {
             self.work_off(&board, lanes)?;
             let rest = self.session.rest();
-            let nodes = std::mem::take(&mut board.lock().nodes);
+            let nodes = std::mem::take(&mut board.lock().later);
             if let Some((directory, names)) = rest.stale.first() {
                 let now = self.placed.load(Ordering::Relaxed);
                 rounds = if now > placed { 0 } else { rounds + 1 };
@@ -153,11 +154,11 @@ impl Source<'_> {
                     queue.extend(chunks.map(job));
                 }
                 let mut jobs = board.lock();
-                jobs.nodes = nodes;
+                jobs.later = nodes;
                 jobs.queue.extend(queue);
             } else if let unlisted @ [_, ..] = &self.unlisted(lanes, &rest.unlisted)?[..] {
                 let mut jobs = board.lock();
-                jobs.nodes = nodes;
+                jobs.later = nodes;
                 jobs.queue.extend(unlisted.iter().copied().map(Job::Directory));
             } else if !nodes.is_empty() {
                 self.progress.step(Step::Files);

@@ -3,7 +3,7 @@
 //!
 //! In reading order: [`lanes`] says what may run when, [`names`] what the secondary knows, [`loss`] why a primary
 //! loses its secondary, [`secondary`] and [`primary`] are the two ends of a session; `stream`, `liveness`,
-//! `pending`, `parked`, [`claims`], [`coverage`] and [`repair`] are parts of the primary.
+//! `pending`, `parked`, [`claims`], [`coverage`], `verification` and [`repair`] are parts of the primary.
 
 pub mod claims;
 pub mod coverage;
@@ -17,6 +17,7 @@ pub mod primary;
 pub mod repair;
 pub mod secondary;
 mod stream;
+mod verification;
 
 #[cfg(test)]
 mod tests;

@@ -196,6 +196,23 @@ impl Names {
         Ok(())
     }
 
+    /// As [`Names::bind`], for one inode.
+    ///
+    /// # Errors
+    /// [`Unnamed`]; nothing has changed then.
+    pub fn bind_inode(&mut self, inode: InodeId, binds: &mut Vec<Operation>) -> Result<(), Unnamed> {
+        let before = binds.len();
+        let bound = self.bind_with_parents(inode, binds);
+        if bound.is_err() {
+            for bind in binds.drain(before..) {
+                if let Operation::Bind { inode, .. } = bind {
+                    self.unbind(inode);
+                }
+            }
+        }
+        bound
+    }
+
     fn bind_with_parents(&mut self, inode: InodeId, binds: &mut Vec<Operation>) -> Result<(), Unnamed> {
         let start = binds.len();
         let mut next = inode;
@@ -230,6 +247,29 @@ impl Names {
         {
             entry.flags &= !BOUND;
             self.peer_handles.remove(&inode);
+        }
+    }
+
+    /// The secondary is to be told afresh of this inode and of the directories above it.
+    pub fn unbind_path(&mut self, inode: InodeId) {
+        let mut next = inode;
+        // The bound ends the walk should two refused renames ever have left a circle.
+        for _ in 0..=self.entries.len() {
+            self.unbind(next);
+            match self.entries.get(&next) {
+                Some(entry) if entry.parent != NOWHERE => next = entry.parent,
+                Some(_) | None => return,
+            }
+        }
+    }
+
+    /// A pinned inode of which no name is known has this one, after every operation numbered so far.
+    pub fn place_pinned(&mut self, inode: InodeId, parent: InodeId, name: &Name) {
+        let nowhere = |entry: &Entry| {
+            entry.parent == NOWHERE && entry.flags & PINNED != 0 && entry.flags & (LOCAL | DYING | ROOT) == 0
+        };
+        if self.entries.get(&inode).is_some_and(nowhere) {
+            self.place(inode, Some((parent, name.as_bytes().into())));
         }
     }
 
@@ -597,7 +637,7 @@ pub fn unfilled_handle() -> FileHandle {
 }
 
 /// The inodes that the secondary must know before it can apply the operation, parents before what is in them.
-fn used(operation: &Operation) -> Touched {
+pub(super) fn used(operation: &Operation) -> Touched {
     match operation {
         Operation::Create(create) => Touched::of([create.parent]),
         Operation::Unlink(unlink) if unlink.victim.last => Touched::of([unlink.parent]),

@@ -2,8 +2,8 @@
 
 use super::super::lane::{CopyError, Lane};
 use super::Source;
-use super::board::{Board, Job, Unfinished};
 use super::files::{is_gone, kind_of, read, size_of};
+use super::jobs::{Board, Job, Unfinished};
 use crate::backing::{Found, Stat};
 use crate::operation::{Errno, InodeId, Name, NodeKind};
 use crate::session::claims::Scope;
@@ -108,7 +108,7 @@ impl Source<'_> {
                 kind => {
                     let size = (kind == FileType::RegularFile).then(|| size_of(&status));
                     self.progress.found(size.unwrap_or(0));
-                    jobs.nodes.push(Unfinished { inode, size, new });
+                    jobs.later.push(Unfinished { inode, size, new });
                 }
             }
         }

@@ -6,8 +6,8 @@
 
 use super::super::lane::{CopyError, Lane};
 use super::Source;
-use super::board::{Board, Job};
 use super::files::{is_gone, kind_of, read};
+use super::jobs::{Board, Job};
 use super::names::NAMES_AT_A_TIME;
 use crate::backing::{Above, Stat};
 use crate::dirty::{Content, Place, Plan};

@@ -70,14 +70,14 @@ impl Primary {
         matches!(self.state, State::Copying { .. })
     }
 
-    /// True while a copy gives numbers to inodes that the kernel may not know.
+    /// True while a copy or a verification gives numbers to inodes that the kernel may not know.
     pub fn is_covering(&self) -> bool {
-        self.coverage.is_some()
+        self.coverage.is_some() || self.verification.is_some()
     }
 
-    /// The copy needs this inode to keep its number until it is over. False when no copy is going on.
+    /// The copy or verification needs this inode to keep its number until it is over. False when none is going on.
     pub fn pin(&mut self, inode: InodeId) -> bool {
-        let goes_on = self.coverage.is_some();
+        let goes_on = self.is_covering();
         if goes_on {
             self.names.pin(inode);
         }
@@ -141,7 +141,8 @@ impl Primary {
                     .iter()
                     .map(|settling| (settling.slot, &settling.submitted.operation)),
             );
-        if self.coverage.is_some() && self.claims.claim(id, scope, under_way, now) {
+        let goes_on = self.coverage.is_some() || self.verification.is_some();
+        if goes_on && self.claims.claim(id, scope, under_way, now) {
             self.grant(id, actions);
         }
     }

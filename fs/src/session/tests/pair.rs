@@ -192,7 +192,12 @@ impl Pair {
                         self.lookups.retain(|(_, _, id, _)| *id != inode);
                     }
                 }
-                Action::Granted { .. } | Action::CopyGoesOn | Action::NoteJoined | Action::CopyFailed(_) => {
+                Action::Granted { .. }
+                | Action::VerifyOver { .. }
+                | Action::Mended { .. }
+                | Action::CopyGoesOn
+                | Action::NoteJoined
+                | Action::CopyFailed(_) => {
                     panic!("nothing is copied here");
                 }
                 Action::Invalidate { .. }
