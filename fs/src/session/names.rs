@@ -135,6 +135,7 @@ impl Names {
         if newest.any(|directory| *directory == ticket.directory) {
             return Err(Raced);
         }
+        self.enliven(inode);
         let entry = self.entries.entry(inode).or_default();
         entry.flags &= !FORGOTTEN;
         let known = entry.parent == ticket.directory && *entry.name == *name.as_bytes();
@@ -285,6 +286,7 @@ impl Names {
 
     /// The copy has found this inode: it stays until [`Names::unpin_all`], whether the kernel knows it or not.
     pub fn pin(&mut self, inode: InodeId) {
+        self.enliven(inode);
         let entry = self.entries.entry(inode).or_insert_with(|| Entry {
             flags: FORGOTTEN,
             ..Entry::default()
@@ -295,6 +297,7 @@ impl Names {
     /// The dirty map speaks of this inode: it keeps its entry, and so its number, until [`Names::let_go`] or the loss
     /// of its last name. True when it was not kept before.
     pub fn keep(&mut self, inode: InodeId) -> bool {
+        self.enliven(inode);
         let entry = self.entries.entry(inode).or_insert_with(|| Entry {
             flags: FORGOTTEN,
             ..Entry::default()
@@ -584,6 +587,7 @@ impl Names {
     fn place(&mut self, inode: InodeId, place: Option<(InodeId, Box<[u8]>)>) {
         let (parent, name) = place.unwrap_or_default();
         if parent != NOWHERE {
+            self.enliven(parent);
             self.entries.entry(parent).or_default().children += 1;
         }
         let entry = self.entries.entry(inode).or_default();
@@ -597,6 +601,13 @@ impl Names {
         if let Some(entry) = self.entries.get_mut(&parent) {
             entry.children = entry.children.saturating_sub(1);
             self.drop_unneeded(parent);
+        }
+    }
+
+    /// It went, and is needed again before anybody was told.
+    fn enliven(&mut self, inode: InodeId) {
+        if !self.dropped.is_empty() {
+            self.dropped.retain(|dropped| *dropped != inode);
         }
     }
 
