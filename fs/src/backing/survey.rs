@@ -203,7 +203,7 @@ fn seen(opened: &Opened, is_root: bool) -> Result<Seen> {
         facts: Facts {
             links: match kind {
                 NodeKind::Directory => 0,
-                _ => u64::from(status.st_nlink),
+                _ => links(&status),
             },
             size: (kind == NodeKind::File).then_some(status.st_size.cast_unsigned()),
             mode: match kind {
@@ -217,6 +217,14 @@ fn seen(opened: &Opened, is_root: bool) -> Result<Seen> {
             xattrs,
         },
     })
+}
+
+#[allow(
+    clippy::useless_conversion,
+    reason = "the field has another type on other machines"
+)]
+fn links(status: &rustix::fs::Stat) -> u64 {
+    status.st_nlink.into()
 }
 
 fn bytes_of(sight: &Sight) -> usize {

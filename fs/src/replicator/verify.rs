@@ -129,7 +129,9 @@ impl Replicator {
             let replicator = &attempt.replicator;
             let (orders, pace) = (&replicator.copies.orders, &replicator.copies.pace);
             pace.begin();
-            let verify = Verify::new(&attempt, &replicator.store, &findings, orders, pace, repair);
+            let tops = replicator.config.replicate.iter();
+            let tops = tops.map(|replicate| replicate.dir.clone()).collect();
+            let verify = Verify::new(&attempt, &replicator.store, &findings, orders, pace, repair, tops);
             let compared = verify.run(&mut lanes);
             pace.end();
             compared

@@ -112,6 +112,8 @@ pub struct Verify<'a> {
     orders: &'a Orders,
     pace: &'a Pace,
     repair: bool,
+    /// The replicated directories as people call them.
+    tops: Vec<PathBuf>,
     known: Mutex<Known>,
 }
 
@@ -194,7 +196,8 @@ impl Drop for Held<'_> {
 }
 
 impl<'a> Verify<'a> {
-    /// Nothing is compared yet. What was ordered about copies, and their pace, holds for it as well.
+    /// Nothing is compared yet. What was ordered about copies, and their pace, holds for it as well. `tops`: the
+    /// replicated directories as people call them, one for each.
     pub fn new(
         session: &'a dyn Session,
         store: &'a Store,
@@ -202,6 +205,7 @@ impl<'a> Verify<'a> {
         orders: &'a Orders,
         pace: &'a Pace,
         repair: bool,
+        tops: Vec<PathBuf>,
     ) -> Self {
         Verify {
             session,
@@ -210,6 +214,7 @@ impl<'a> Verify<'a> {
             orders,
             pace,
             repair,
+            tops,
             known: Mutex::default(),
         }
     }
@@ -220,9 +225,9 @@ impl<'a> Verify<'a> {
     /// [`CopyError`]; what was found until then is in the findings.
     pub fn run<F: Far>(&self, fars: &mut [F]) -> Result<(), CopyError> {
         let board = Board::default();
-        for index in 0..self.store.directories() {
+        for (index, top) in self.tops.iter().enumerate() {
             let inode = InodeId::root(index);
-            let top = self.store.path(inode).unwrap_or_default();
+            let top = top.clone();
             let directory = Arc::new(Directory {
                 inode,
                 there: Spot {

@@ -72,8 +72,7 @@ impl Pair {
     }
 
     fn shorten(&self, report: &Report) -> Vec<(String, Aspect)> {
-        let top = self.here().display().to_string();
-        let path = |one: &Difference| one.path.strip_prefix(&top).unwrap().to_owned();
+        let path = |one: &Difference| one.path.strip_prefix("/top").unwrap().to_owned();
         let mut found: Vec<_> = report.found.iter().map(|one| (path(one), one.aspect)).collect();
         found.sort();
         found
@@ -108,7 +107,15 @@ fn run(here: &Store, there: &Store, repair: bool) -> Report {
     };
     let findings = Findings::new(repair);
     let (orders, pace) = (Orders::default(), Pace::default());
-    let verify = Verify::new(&quiet, here, &findings, &orders, &pace, repair);
+    let verify = Verify::new(
+        &quiet,
+        here,
+        &findings,
+        &orders,
+        &pace,
+        repair,
+        vec!["/top".into()],
+    );
     let mut fars = [(); 3].map(|()| Asked {
         there,
         answers: VecDeque::new(),

@@ -137,25 +137,19 @@ impl<'a> Verify<'a> {
         let Some(mut sights) = self.sights(far, directory, names)? else {
             return Ok(Vec::new());
         };
-        // What differs in more than its name may only be under way.
-        let mut inodes = Vec::new();
-        let mut names_differ = false;
-        for (name, here, there) in &sights {
-            let seen = |sight| node(sight).map(|seen: &Seen| &seen.facts);
-            match (seen(here), seen(there)) {
-                (Some(one), Some(other)) if one == other => {}
-                (None, None) => continue,
-                (one, other) => {
-                    names_differ |= one.map(|facts| &facts.kind) != other.map(|facts| &facts.kind)
-                }
+        // What differs in more than its name may only be under way. What is equal may differ in a moment, so it is
+        // not looked at again.
+        let differs = |sighted: &mut Sighted| self.differs(directory, sighted);
+        let doubtful: Vec<Sighted> = sights.extract_if(.., differs).collect();
+        let (mut differing, mut inodes, mut names_differ) = (Vec::new(), Vec::new(), false);
+        for (name, here, there) in doubtful {
+            let kind = |sight| node(sight).map(|seen: &Seen| &seen.facts.kind);
+            names_differ |= kind(&here) != kind(&there);
+            if let Some(here) = node(&here) {
+                inodes.push(self.adopt(directory, &name, here)?);
+                names_differ |= self.is_linked_otherwise(directory, &name, here, &there);
             }
-            if let Some(here) = node(here) {
-                let inode = self.adopt(directory, name, here)?;
-                names_differ |= self.is_linked_otherwise(directory, name, here, there);
-                if node(there).is_none_or(|there| here.facts != there.facts) {
-                    inodes.push(inode);
-                }
-            }
+            differing.push(name);
         }
         if self.repair && names_differ {
             inodes.push(directory.inode);
@@ -163,13 +157,12 @@ impl<'a> Verify<'a> {
         let _inodes_held = if inodes.is_empty() {
             None
         } else {
-            let held = self.hold_inodes(inodes)?;
-            match self.sights(far, directory, names)? {
-                Some(again) => sights = again,
-                None => return Ok(Vec::new()),
-            }
-            Some(held)
+            Some(self.hold_inodes(inodes)?)
         };
+        match self.sights(far, directory, &differing)? {
+            Some(again) => sights.extend(again),
+            None => return Ok(Vec::new()),
+        }
         let mut certain = Vec::new();
         for sighted in sights {
             certain.extend(self.judge(far, held.claim, directory, sighted)?);
@@ -177,7 +170,18 @@ impl<'a> Verify<'a> {
         Ok(certain)
     }
 
-    /// Everything about this name is held: reports in what it differs, repairs that if it is wanted.
+    /// True when a name may not be the same on both sides.
+    fn differs(&self, directory: &Arc<Directory>, (name, here, there): &Sighted) -> bool {
+        match (here, there) {
+            (Sight::Vacant, Sight::Vacant) | (Sight::Mount, _) => false,
+            (Sight::Node(one), Sight::Node(other)) => {
+                one.facts != other.facts || self.is_linked_otherwise(directory, name, one, there)
+            }
+            _ => true,
+        }
+    }
+
+    /// Everything about this name is held, or it was the same: reports in what it differs, repairs that if it is wanted.
     fn judge(
         &self,
         far: &mut dyn Far,
