@@ -18,7 +18,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Something of everything.
 const TREE: &str = r#"
@@ -368,4 +368,79 @@ fn a_short_break_of_the_connection_in_a_repair_leaves_a_copy_that_can_be_repaire
     );
     assert_equal(&verify(&pair, false));
     assert_eq!(pair.differences(), [] as [&str; 0]);
+}
+
+/// Latencies of random writes of 4 KiB for so long, sorted.
+fn write_latencies(path: &Path, long: Duration) -> Vec<Duration> {
+    let file = fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let (began, mut latencies, mut at) = (Instant::now(), Vec::new(), 0_u64);
+    while began.elapsed() < long {
+        at = (at.wrapping_mul(6_364_136_223_846_793_005)).wrapping_add(1_442_695_040_888_963_407);
+        let offset = (at >> 33) % 4096 * 4096;
+        let start = Instant::now();
+        file.write_all_at(&[at as u8; 4096], offset).unwrap();
+        latencies.push(start.elapsed());
+    }
+    latencies.sort();
+    latencies
+}
+
+#[test]
+#[ignore = "prints figures of this machine and judges nothing"]
+fn how_long_it_takes_and_what_an_application_notices() {
+    let pair = Pair::up(&options(SyncMode::Write));
+    pair.run("for n in 1 2 3 4; do head -c 512M /dev/urandom > big$n; done; mkdir small");
+    pair.run("for n in $(seq 4000); do head -c 4k /dev/urandom > small/f$n; done; sync");
+    let backing = pair.backing("a");
+    for round in 0..3 {
+        let verified = verify(&pair, false);
+        assert_equal(&verified);
+        let seconds = |program: &str| {
+            let script = format!(
+                "cat {0}/big* {0}/small/* | {program} > /dev/null",
+                backing.display()
+            );
+            let began = Instant::now();
+            let status = std::process::Command::new("sh").args(["-c", &script]).status();
+            assert!(status.unwrap().success());
+            began.elapsed().as_secs_f64()
+        };
+        let (read, sum) = (seconds("cat"), seconds("sha256sum"));
+        println!(
+            "round {round}: verify {:.2} s, read {read:.2} s, sha256sum {sum:.2} s",
+            verified.verification.seconds
+        );
+    }
+    let path = pair.dir.join("written");
+    for round in 0..3 {
+        let figures = |latencies: &[Duration]| {
+            let at = |share: f64| latencies[(latencies.len() as f64 * share) as usize].as_secs_f64() * 1e6;
+            format!(
+                "{} writes, p50 {:.0} us, p99 {:.0} us",
+                latencies.len(),
+                at(0.5),
+                at(0.99)
+            )
+        };
+        let alone = pair.within(|| write_latencies(&path, Duration::from_secs(6)));
+        order(&pair, VerifyCommand::Start { repair: false });
+        let beside = pair.within(|| write_latencies(&path, Duration::from_secs(6)));
+        let report = order(&pair, VerifyCommand::Status).unwrap().verification;
+        println!(
+            "round {round}: alone {}; beside {}; {} MB/s, {} held, running {}",
+            figures(&alone),
+            figures(&beside),
+            report.bytes as f64 / report.seconds / 1e6,
+            report.held,
+            report.running
+        );
+        let report = order(&pair, VerifyCommand::Wait).unwrap();
+        assert_equal(&report);
+        println!("round {round}: it took {:.1} s", report.verification.seconds);
+    }
 }
