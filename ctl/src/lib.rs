@@ -2,3 +2,4 @@
 
 pub mod pki;
 pub mod progress;
+pub mod verification;

@@ -234,6 +234,7 @@ impl Module {
             Command::BecomeSecondary => self.become_secondary().await,
             Command::Connect { overwrite } => self.connect(overwrite).await,
             Command::Copy(order) => self.order_copy(order),
+            Command::Verify(order) => self.verify(order).await,
             Command::GoAlone => self.go_alone().await,
             Command::Demote => self.demote(false).await,
             Command::Unlock => self.unlock().await,

@@ -17,7 +17,7 @@ use crate::link::{self, Endpoint, LinkError, Outbox};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::receiver::Premises;
 use crate::record::{End, Keeper, Role, random_bytes};
-use crate::session::coverage::ClaimId;
+use crate::session::claims::ClaimId;
 use crate::session::loss::Loss;
 use crate::session::names::{LookupTicket, Raced};
 use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket, is_broken_disk};
@@ -39,6 +39,7 @@ mod copy;
 mod marks;
 mod notes;
 mod report;
+mod verify;
 mod work;
 
 use marks::Marks;
@@ -80,6 +81,7 @@ pub struct Replicator {
     /// The secondary has noted durably that its copy is outdated.
     peer_noted: AtomicBool,
     copies: copy::Copies,
+    verifications: verify::Verifications,
     maps: Arc<Maps>,
     marks: Arc<Marks>,
     /// One more than the count of checkpoints that a map read from disk remembers of the secondary; 0: that of this
@@ -110,8 +112,10 @@ struct Inner {
     actions: Vec<Action>,
     /// What the secondary said last of its free space, by directory.
     peer_rooms: Vec<Room>,
-    /// Threads of the copy that wait for a claim; dropped when the copy is over.
+    /// Threads of the copy or verification that wait for a claim; dropped when it is over.
     claims: HashMap<ClaimId, oneshot::Sender<Vec<InodeId>>>,
+    /// Threads of the verification that wait for a repair; dropped when it is over.
+    mends: HashMap<ClaimId, oneshot::Sender<Result<(), String>>>,
     /// Why the last copy failed.
     copy_failure: Option<String>,
 }
@@ -155,6 +159,7 @@ impl Replicator {
             actions: Vec::new(),
             peer_rooms: Vec::new(),
             claims: HashMap::new(),
+            mends: HashMap::new(),
             copy_failure: None,
         };
         let alone = setup.keeper.current().peer_lacks_data;
@@ -171,6 +176,7 @@ impl Replicator {
             over: watch::Sender::new(false),
             peer_noted: AtomicBool::new(false),
             copies: copy::Copies::default(),
+            verifications: verify::Verifications::default(),
             maps: setup.maps,
             marks: Arc::default(),
             peer_counted: AtomicU64::new(0),
@@ -423,7 +429,11 @@ impl Replicator {
             let mut inner = self.lock();
             (inner.primary.queue_depth(), inner.out.take())
         };
-        self.lock().claims.clear();
+        {
+            let mut inner = self.lock();
+            inner.claims.clear();
+            inner.mends.clear();
+        }
         if let Some(out) = out {
             out.close("the primary was stopped without a clean end");
         }
@@ -510,6 +520,17 @@ impl Replicator {
                     if let Some(waits) = inner.claims.remove(&claim) {
                         // Nobody waits any more when the thread has ended; the claim goes with the copy.
                         let _ = waits.send(gone);
+                    }
+                }
+                Action::VerifyOver { reason } => {
+                    inner.claims.clear();
+                    inner.mends.clear();
+                    self.verifications.stopped(reason);
+                }
+                Action::Mended { claim, result } => {
+                    if let Some(waits) = inner.mends.remove(&claim) {
+                        // Nobody waits any more when the thread has ended.
+                        let _ = waits.send(result);
                     }
                 }
                 // The source asks what is left when `CopyDone` did not end the copy.

@@ -199,8 +199,8 @@ impl Lab {
     pub(crate) fn skfs_status(&self, host: &str, mirror: &Mirror) -> Result<Status> {
         match self.tell(host, mirror, STATUS_LIMIT, Command::Status)? {
             Reply::Status(status) => Ok(*status),
-            Reply::Done => refused(format!(
-                "skfs on host {host} answered a question for its status with nothing"
+            Reply::Done | Reply::Verification(_) => refused(format!(
+                "skfs on host {host} answered a question for its status with something else"
             )),
         }
     }

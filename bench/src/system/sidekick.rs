@@ -74,7 +74,9 @@ impl System for Sidekick {
                 "the pair is not in sync any more: {}",
                 status.reason.unwrap_or_else(|| "no reason is given".into())
             ),
-            Reply::Done => anyhow::bail!("skfs answered a question for its status with nothing"),
+            Reply::Done | Reply::Verification(_) => {
+                anyhow::bail!("skfs answered a question for its status with something else")
+            }
         }
     }
 }

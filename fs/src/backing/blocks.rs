@@ -205,9 +205,12 @@ fn end(block: &Block) -> u64 {
 /// True when a page of these bytes, or what is left of one at their end, is nothing but zeroes: perhaps it was
 /// allocated and never written, see [`Store::data_segments`].
 pub fn has_zero_page(bytes: &[u8]) -> bool {
-    bytes
-        .chunks(PAGE_BYTES)
-        .any(|page| page.iter().all(|byte| *byte == 0))
+    bytes.chunks(PAGE_BYTES).any(is_zero)
+}
+
+/// True when these bytes are nothing but zeroes.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Whether the file has this block, which is data here.
@@ -228,7 +231,7 @@ fn has(file: &Opened, block: &Block, buffer: &mut [u8]) -> Result<bool> {
 }
 
 /// A hole begins at the end of the file at the latest: what the kernel calls one there is none here.
-fn segments(file: &Opened, offset: u64, length: u64) -> Result<Vec<Segment>> {
+pub(super) fn segments(file: &Opened, offset: u64, length: u64) -> Result<Vec<Segment>> {
     let size = file.status()?.st_size.cast_unsigned();
     let end = offset.saturating_add(length).min(size);
     let mut segments = Vec::new();

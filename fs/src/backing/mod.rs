@@ -4,6 +4,7 @@
 //! descriptors are open ([`open`], [`written`]), what can be asked of one node ([`node`], [`read`]), what can
 //! be done to it ([`apply`], [`entries`], [`data`]), and what is said about failures ([`refusal`], [`room`],
 //! [`repair`]). A copy uses [`identify`], [`index`], [`place`], [`displaced`], [`whole`], [`blocks`] and [`marker`].
+//! A verification uses [`survey`].
 //! [`volume`] is another view of a directory: the place of the record's second copy.
 
 mod abilities;
@@ -29,6 +30,7 @@ mod refusal;
 mod repair;
 mod room;
 mod store;
+mod survey;
 mod volume;
 mod walk;
 mod whole;

@@ -100,14 +100,7 @@ impl Store {
     pub fn open_directory(&self, inode: InodeId) -> Result<Directory, Errno> {
         let path = self.open(inode, Access::Path)?;
         let descriptor = super::open::open_directory(&path.descriptor)?;
-        Ok(Directory {
-            descriptor,
-            is_root: self.is_root(inode),
-            state: Mutex::new(State {
-                position: 0,
-                ahead: VecDeque::new(),
-            }),
-        })
+        Ok(Directory::over(descriptor, self.is_root(inode)))
     }
 }
 
@@ -150,6 +143,18 @@ pub struct Entry<'a> {
 }
 
 impl Directory {
+    /// Over a readable descriptor of its own.
+    pub(super) fn over(descriptor: OwnedFd, is_root: bool) -> Self {
+        Directory {
+            descriptor,
+            is_root,
+            state: Mutex::new(State {
+                position: 0,
+                ahead: VecDeque::new(),
+            }),
+        }
+    }
+
     /// Gives the entries from `offset` on (0, or an [`Entry::next`]) until the end or until `take` breaks; the
     /// entry it breaks at counts as not taken. An offset stays good while the directory changes: entries that
     /// were there all the time come exactly once.

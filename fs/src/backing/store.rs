@@ -145,6 +145,8 @@ impl Store {
             && known != slot
         {
             self.close(self.descriptors.remove(inode));
+            // What was written to the former one still waits for a sync, and is found no longer.
+            self.durable.written.disown(|other| other != inode);
         }
         self.inodes.insert(inode, slot);
     }

@@ -57,7 +57,7 @@ impl Store {
 fn read_all(node: &Opened, is_root: bool) -> Result<AllAttributes> {
     let status = node.status()?;
     let mut xattrs = Vec::new();
-    for name in names(node, is_root)? {
+    for name in attribute_names(node, is_root)? {
         match node.xattr(name.as_bytes()) {
             Ok(value) => xattrs.push((name, Bytes::from(value))),
             // Removed since it was listed.
@@ -107,7 +107,7 @@ fn give(node: &Opened, before: &Stat, wanted: &AllAttributes, is_root: bool) -> 
 }
 
 fn give_xattrs(node: &Opened, wanted: &[(XattrName, Bytes)], is_root: bool) -> Result<()> {
-    let present = names(node, is_root)?;
+    let present = attribute_names(node, is_root)?;
     for name in &present {
         if !wanted.iter().any(|(other, _)| other == name) {
             node.clear_xattr(name.as_bytes())?;
@@ -124,7 +124,7 @@ fn give_xattrs(node: &Opened, wanted: &[(XattrName, Bytes)], is_root: bool) -> R
         // What fits an inode depends on where each lies in it. In the order in which the source lists them, from
         // an empty start, they lie as there.
         Err(Errno::NOSPC) => {
-            for name in names(node, is_root)? {
+            for name in attribute_names(node, is_root)? {
                 node.clear_xattr(name.as_bytes())?;
             }
             wanted.iter().try_for_each(|(name, value)| set(name, value))
@@ -134,7 +134,7 @@ fn give_xattrs(node: &Opened, wanted: &[(XattrName, Bytes)], is_root: bool) -> R
 }
 
 /// The names of the extended attributes but our own.
-fn names(node: &Opened, is_root: bool) -> Result<Vec<XattrName>> {
+pub(super) fn attribute_names(node: &Opened, is_root: bool) -> Result<Vec<XattrName>> {
     let list = match node.xattr_names() {
         Ok(list) => list,
         // A file system without attributes has none.

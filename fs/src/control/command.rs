@@ -6,6 +6,7 @@
 
 use super::event::Event;
 use super::status::Status;
+use super::verification::Report;
 use serde::{Deserialize, Serialize};
 
 /// Longest frame in bytes, either way. A longer one ends the connection.
@@ -46,6 +47,8 @@ pub enum Command {
     },
     /// Primary: how the copy goes on that `connect` began.
     Copy(CopyCommand),
+    /// Primary: compare both copies completely while the pair is in sync.
+    Verify(VerifyCommand),
     /// Primary: write down durably that the peer lacks data, then answer the waiting writes without it.
     GoAlone,
     /// Leave the role: unmount or end the session cleanly, cover the directories.
@@ -83,6 +86,24 @@ pub enum CopyCommand {
     Yield,
 }
 
+/// What a verification is told. What copies are told of their pace holds for it as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VerifyCommand {
+    /// Begin one. Refused while one goes on.
+    Start {
+        /// Bring what differs to the primary's state.
+        #[serde(default)]
+        repair: bool,
+    },
+    /// Answered, with the report, once none goes on; refused when none ever began.
+    Wait,
+    /// End the one that goes on; answered once it has.
+    Stop,
+    /// How far it is, or how the last one ended, and what it found.
+    Status,
+}
+
 /// What the server sends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -106,6 +127,8 @@ pub enum Reply {
     Done,
     /// The answer to [`Command::Status`].
     Status(Box<Status>),
+    /// The answer to [`VerifyCommand::Wait`] and [`VerifyCommand::Status`].
+    Verification(Box<Report>),
 }
 
 /// A command that was not carried out.

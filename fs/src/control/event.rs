@@ -42,6 +42,20 @@ pub enum What {
         /// Why, in one word: `unreachable`, `failed`, `no-space`, ...
         reason: String,
     },
+    /// Both copies are being compared completely, while the pair is in sync.
+    VerificationBegun {
+        /// What differs is brought to the primary's state.
+        repair: bool,
+    },
+    /// That has ended.
+    VerificationEnded {
+        /// Everything was compared.
+        complete: bool,
+        /// What differed.
+        differences: u64,
+        /// Of that, what is the same now.
+        repaired: u64,
+    },
     /// The connection broke; the session goes on if it comes back in time.
     ConnectionLost,
     /// The session went on over a new connection.
@@ -104,6 +118,11 @@ impl Reporter {
     pub fn report(&self, what: What, message: impl Into<String>) {
         let message = message.into();
         match &what {
+            What::VerificationEnded {
+                complete,
+                differences,
+                ..
+            } if *differences > 0 || !complete => tracing::warn!(?what, "{message}"),
             What::DiskFailing { .. } | What::PeerLost { .. } => tracing::error!(?what, "{message}"),
             What::WentAlone { .. }
             | What::PeerRefused { .. }
@@ -114,6 +133,8 @@ impl Reporter {
             What::StateChanged { .. }
             | What::InSync
             | What::CopyBegun
+            | What::VerificationBegun { .. }
+            | What::VerificationEnded { .. }
             | What::CopyComplete { .. }
             | What::ConnectionResumed { .. }
             | What::Repaired => tracing::info!(?what, "{message}"),

@@ -5,3 +5,4 @@ pub mod command;
 pub mod event;
 pub mod server;
 pub mod status;
+pub mod verification;

@@ -1,5 +1,6 @@
 //! Where a module stands on this node, as `status` shows it. Fields are only added; unknown is null.
 
+use super::verification::Verification;
 use crate::config::{Durability, SyncMode};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -98,6 +99,9 @@ pub struct Status {
     /// The last one of this primary that was complete.
     #[serde(default)]
     pub last_copy: Option<Copy>,
+    /// The verification that goes on, or the last one of this primary.
+    #[serde(default)]
+    pub verification: Option<Verification>,
     /// What the other copy lacks, while this node is alone and knows.
     #[serde(default)]
     pub tracking: Option<Tracking>,

@@ -3,7 +3,7 @@
 use super::{Module, Role, refusal, system};
 use crate::admission;
 use crate::backing::{BackingError, Store};
-use crate::control::command::{CopyCommand, Refusal, RefusalKind, Reply};
+use crate::control::command::{CopyCommand, Refusal, RefusalKind, Reply, VerifyCommand};
 use crate::control::event::What;
 use crate::link::{Connection, Purpose};
 use crate::receiver::{self, Premises, Receiver};
@@ -56,6 +56,31 @@ impl Module {
             CopyCommand::Yield => replicator.hurry_copies(false),
         }
         Ok(Reply::Done)
+    }
+
+    pub(super) async fn verify(&self, order: VerifyCommand) -> Result<Reply, Refusal> {
+        let Role::Primary(replicator) = self.role() else {
+            return Err(refusal(
+                RefusalKind::WrongRole,
+                format!("{} is not the primary; only a primary verifies", self.config.node),
+            ));
+        };
+        match order {
+            VerifyCommand::Start { repair } => replicator.verify(repair)?,
+            VerifyCommand::Stop => replicator.stop_verification("it was told to stop").await,
+            VerifyCommand::Wait => replicator.verified().await,
+            VerifyCommand::Status => {}
+        }
+        match order {
+            VerifyCommand::Start { .. } | VerifyCommand::Stop => Ok(Reply::Done),
+            VerifyCommand::Wait | VerifyCommand::Status => match replicator.verification() {
+                Some(report) => Ok(Reply::Verification(Box::new(report))),
+                None => Err(refusal(
+                    RefusalKind::WrongRole,
+                    "nothing was verified since this node became primary: begin with verify".to_owned(),
+                )),
+            },
+        }
     }
 
     pub(super) async fn go_alone(&self) -> Result<Reply, Refusal> {

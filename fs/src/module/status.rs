@@ -33,6 +33,7 @@ impl Module {
             queue_depth: None,
             copy: None,
             last_copy: None,
+            verification: None,
             tracking: None,
             latency: None,
             directories: Vec::new(),
@@ -225,6 +226,7 @@ fn show_primary(status: &mut Status, replicator: &Replicator) {
     status.reason = reason.or(status.reason.take());
     status.copy = replicator.copy_status();
     status.last_copy = replicator.last_copy();
+    status.verification = replicator.verification_status();
     status.tracking = replicator.tracking();
     status.latency = Some(replicator.latencies());
 }

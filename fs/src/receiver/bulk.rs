@@ -1,4 +1,4 @@
-//! The target's end of a copy: bulk connections of the primary, each request carried out on a worker.
+//! The target's end of a copy or a verification: bulk connections of the primary, each request carried out on a worker.
 
 use super::*;
 use crate::resync::target;
@@ -6,7 +6,7 @@ use crate::wire::bulk::{Open, ToSource, ToTarget};
 use crate::wire::message::SessionId;
 
 impl Receiver {
-    /// Serves a bulk connection whose first frame was `open`, until it ends or the copy is over.
+    /// Serves a bulk connection whose first frame was `open`, until it ends or its session takes no such request.
     pub async fn serve_bulk(
         &self,
         mut sender: link::Sender<ToSource>,
@@ -43,7 +43,7 @@ impl Receiver {
                         break reason;
                     }
                 }
-                Ok(None) => break "its copy is over".to_owned(),
+                Ok(None) => break "its session takes no such request".to_owned(),
                 Err(error) => break error.to_string(),
             }
         };
@@ -61,18 +61,18 @@ impl Shared {
         if open.module != module {
             return Err(format!("this is module {module}, not {}", open.module));
         }
-        if inner.closed || !inner.secondary.begin_copy_work(open.session) {
-            return Err("no copy of that session goes on here".into());
+        if inner.closed || !inner.secondary.begin_request(open.session, true) {
+            return Err("that session does not go on here".into());
         }
-        self.step_copy_work_done(&mut inner);
+        self.step_request_done(&mut inner);
         Ok(())
     }
 
-    /// The answers to a request; none when the copy of `session` is over, and nothing was changed then.
+    /// The answers to a request; none when `session` takes no such request, and nothing was done then.
     fn carry_out_request(self: &Arc<Self>, session: SessionId, request: &ToTarget) -> Option<Vec<ToSource>> {
         {
             let mut inner = self.lock();
-            if inner.closed || !inner.secondary.begin_copy_work(session) {
+            if inner.closed || !inner.secondary.begin_request(session, request.only_looks()) {
                 return None;
             }
         }
@@ -80,16 +80,16 @@ impl Shared {
         target::execute(&self.store, request, |answer| answers.push(answer));
         let mut inner = self.lock();
         // No operation waits for it.
-        self.step(&mut inner, Event::CopyWorkDone, &mut VecDeque::new());
+        self.step(&mut inner, Event::RequestDone, &mut VecDeque::new());
         Some(answers)
     }
 
     /// Counts out what only asked.
-    fn step_copy_work_done(&self, inner: &mut Inner) {
+    fn step_request_done(&self, inner: &mut Inner) {
         // Nothing can have been waiting for it: the lock was held all the time.
         inner
             .secondary
-            .apply(Event::CopyWorkDone, clock::now(), &mut Vec::new());
+            .apply(Event::RequestDone, clock::now(), &mut Vec::new());
     }
 }
 

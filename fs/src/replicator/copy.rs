@@ -8,7 +8,8 @@ use crate::resync::lane::{CopyError, Lane};
 use crate::resync::pace::Pace;
 use crate::resync::progress::{Orders, Progress};
 use crate::resync::source::{Known, Session, Source};
-use crate::session::coverage::{Brought, ClaimId, Rest, Scope};
+use crate::session::claims::{ClaimId, Scope};
+use crate::session::coverage::{Brought, Rest};
 use crate::session::loss::LossKind;
 use crate::wire::bulk::{Open, ToSource, ToTarget};
 use std::sync::atomic::AtomicU64;
@@ -138,6 +139,8 @@ impl Replicator {
         premises: Premises,
         overwrite: bool,
     ) -> Result<(), Refusal> {
+        // Its threads may still be on their way out, and it shares what is kept for copies.
+        self.stop_verification("a copy begins").await;
         let mut over = self.over.subscribe();
         *self.copies.wanted() = Some(Wanted {
             progress: Arc::default(),
@@ -334,7 +337,11 @@ impl Replicator {
     }
 
     /// The bulk connections.
-    async fn lanes(&self, endpoint: &Endpoint, session: SessionId) -> Result<Vec<Lane>, CopyError> {
+    pub(super) async fn lanes(
+        &self,
+        endpoint: &Endpoint,
+        session: SessionId,
+    ) -> Result<Vec<Lane>, CopyError> {
         let mut lanes = Vec::with_capacity(LANES);
         for _ in 0..LANES {
             lanes.push(self.lane(endpoint, session).await?);

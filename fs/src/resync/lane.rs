@@ -6,20 +6,20 @@ use crate::wire::bulk::{Identify, ToSource, ToTarget};
 use crate::wire::frame::{Message, WireError};
 use tokio::runtime::Handle;
 
-/// Why a copy cannot go on.
+/// Why a copy or a verification cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// The session ended, or the primary was told otherwise.
-    #[error("the copy is over")]
+    #[error("it is over")]
     Over,
     /// A connection broke.
-    #[error("a connection of the copy broke: {0}")]
+    #[error("a bulk connection broke: {0}")]
     Link(#[from] LinkError),
     /// The connection was closed in good order, which nobody asked for.
-    #[error("the secondary closed a connection of the copy")]
+    #[error("the secondary closed a bulk connection")]
     Closed,
     /// The secondary does not serve this copy.
-    #[error("the secondary refuses the copy: {0}")]
+    #[error("the secondary refuses a bulk connection: {0}")]
     Refused(String),
     /// A request failed there.
     #[error("on the secondary: {reason}")]
@@ -43,10 +43,10 @@ pub enum CopyError {
     #[error("what the dirty map names is not enough: {0}")]
     NeedsWhole(String),
     /// A request is over its own limits.
-    #[error("a request of the copy cannot be sent: {0}")]
+    #[error("a request cannot be sent on a bulk connection: {0}")]
     Unsendable(#[from] WireError),
     /// An answer that does not belong to its request.
-    #[error("the secondary answered a request of the copy with something else")]
+    #[error("the secondary answered a request of a bulk connection with something else")]
     Confused,
     /// Names that cannot be brought over, however often it is tried.
     #[error("{count} names cannot be brought over, {name} in {directory} among them")]
@@ -62,17 +62,23 @@ pub enum CopyError {
 
 /// What a lane runs on: requests out, answers in, in the same order.
 pub trait Carrier: Send {
-    /// Sends all of them, none of them a `List`, then waits for their answers. The first that failed is an error.
+    /// Sends all of them.
+    ///
+    /// # Errors
+    /// When they cannot be sent.
+    fn ask(&mut self, requests: &[ToTarget]) -> Result<(), CopyError>;
+
+    /// Waits for so many answers. The first that failed is an error, and the answers after it are lost.
     ///
     /// # Errors
     /// Whatever keeps an answer from coming.
-    fn exchange(&mut self, requests: &[ToTarget]) -> Result<Vec<ToSource>, CopyError>;
+    fn answers(&mut self, count: usize) -> Result<Vec<ToSource>, CopyError>;
 
-    /// The names that the target has in a directory.
+    /// The names that the target gives for a `List` or `Names`.
     ///
     /// # Errors
-    /// As [`Carrier::exchange`].
-    fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError>;
+    /// As [`Carrier::answers`].
+    fn listed(&mut self, request: &ToTarget) -> Result<Vec<Name>, CopyError>;
 }
 
 /// One way to the target. Used by one thread at a time, which it blocks.
@@ -102,18 +108,32 @@ impl Lane {
         Lane { carrier }
     }
 
-    /// As [`Carrier::exchange`].
+    /// Sends all `requests`, none of them a `List` or `Names`, then waits for their answers, in the same order.
     ///
     /// # Errors
     /// Also when one of them failed on the target.
     pub fn exchange(&mut self, requests: &[ToTarget]) -> Result<Vec<ToSource>, CopyError> {
-        self.carrier.exchange(requests)
+        self.ask(requests)?;
+        self.answers(requests.len())
+    }
+
+    /// Sends all `requests`. What they are answered is to be taken before anything else is asked.
+    ///
+    /// # Errors
+    /// As [`Carrier::ask`].
+    pub fn ask(&mut self, requests: &[ToTarget]) -> Result<(), CopyError> {
+        self.carrier.ask(requests)
+    }
+
+    /// Waits for so many answers.
+    ///
+    /// # Errors
+    /// As [`Carrier::answers`].
+    pub fn answers(&mut self, count: usize) -> Result<Vec<ToSource>, CopyError> {
+        self.carrier.answers(count)
     }
 
     /// As [`Lane::exchange`], for requests that are answered by [`ToSource::Written`].
-    ///
-    /// # Errors
-    /// As [`Lane::exchange`].
     pub fn write(&mut self, requests: &[ToTarget]) -> Result<(), CopyError> {
         let answers = self.exchange(requests)?;
         if answers.iter().all(|answer| *answer == ToSource::Written) {
@@ -123,9 +143,6 @@ impl Lane {
     }
 
     /// Tells the target of inodes; for each, its handle there if it was found.
-    ///
-    /// # Errors
-    /// As [`Lane::exchange`].
     pub fn identify(&mut self, nodes: Vec<Identify>) -> Result<Vec<Option<FileHandle>>, CopyError> {
         let asked = nodes.len();
         let mut answers = self.exchange(&[ToTarget::Identify { nodes }])?;
@@ -135,31 +152,40 @@ impl Lane {
         }
     }
 
-    /// As [`Carrier::list`].
+    /// The names that the target has in a directory.
+    pub fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError> {
+        self.listed(&ToTarget::List { directory })
+    }
+
+    /// As [`Carrier::listed`].
     ///
     /// # Errors
     /// As [`Lane::exchange`].
-    pub fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError> {
-        self.carrier.list(directory)
+    pub fn listed(&mut self, request: &ToTarget) -> Result<Vec<Name>, CopyError> {
+        self.carrier.listed(request)
     }
 }
 
 impl Carrier for Connection {
-    fn exchange(&mut self, requests: &[ToTarget]) -> Result<Vec<ToSource>, CopyError> {
+    fn ask(&mut self, requests: &[ToTarget]) -> Result<(), CopyError> {
         let encoded: Vec<_> = requests.iter().map(Message::encode).collect::<Result<_, _>>()?;
-        let (sender, receiver) = (&mut self.sender, &mut self.receiver);
+        let sender = &mut self.sender;
+        Ok(self.runtime.block_on(async { sender.send(encoded).await })?)
+    }
+
+    fn answers(&mut self, count: usize) -> Result<Vec<ToSource>, CopyError> {
+        let receiver = &mut self.receiver;
         self.runtime.block_on(async {
-            sender.send(encoded).await?;
-            let mut answers = Vec::with_capacity(requests.len());
-            for _ in requests {
+            let mut answers = Vec::with_capacity(count);
+            for _ in 0..count {
                 answers.push(next(receiver).await?);
             }
             Ok(answers)
         })
     }
 
-    fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError> {
-        let request = ToTarget::List { directory }.encode()?;
+    fn listed(&mut self, request: &ToTarget) -> Result<Vec<Name>, CopyError> {
+        let request = request.encode()?;
         let (sender, receiver) = (&mut self.sender, &mut self.receiver);
         self.runtime.block_on(async {
             sender.send([request]).await?;

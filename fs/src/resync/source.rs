@@ -1,7 +1,7 @@
 //! The source's side of a copy: walks this node's tree, brings names over, then data, then what is left.
 //!
 //! Threads, one for each [`Lane`], take jobs from one board; a step ends when the board is empty and nobody works.
-//! Each claims what it is about to read (`session/coverage.rs`), reads it, sends it, waits for the answer, and gives
+//! Each claims what it is about to read (`session/claims.rs`), reads it, sends it, waits for the answer, and gives
 //! the claim back with what the target has now. Nothing is remembered for a copy that is interrupted: the next one
 //! begins anew and finds equal what is equal.
 
@@ -9,11 +9,13 @@ use super::lane::{CopyError, Lane};
 use super::pace::{Pace, Turn};
 use super::progress::{Orders, Progress, Step};
 use crate::operation::{FileHandle, InodeId, Name};
-use crate::session::coverage::{Brought, ClaimId, Left, Rest, Scope};
+use crate::session::claims::{ClaimId, Scope};
+use crate::session::coverage::{Brought, Left, Rest};
 use crate::wire::bulk::ToTarget;
-use board::{Board, Job, Unfinished, jobs_of};
 pub use disk::Files;
 use files::{NODES_AT_A_TIME, kind_of, size_of};
+pub(super) use files::{is_gone, read};
+use jobs::{Board, Job, Unfinished, jobs_of};
 use names::NAMES_AT_A_TIME;
 use rustix::fs::FileType;
 use std::collections::HashSet;
@@ -22,9 +24,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 pub use tracked::Known;
 
-mod board;
 mod disk;
 mod files;
+mod jobs;
 mod names;
 mod tracked;
 
@@ -122,7 +124,7 @@ impl Source<'_> {
         loop {
             self.work_off(&board, lanes)?;
             let rest = self.session.rest();
-            let nodes = std::mem::take(&mut board.lock().nodes);
+            let nodes = std::mem::take(&mut board.lock().later);
             if let Some((directory, names)) = rest.stale.first() {
                 let now = self.placed.load(Ordering::Relaxed);
                 rounds = if now > placed { 0 } else { rounds + 1 };
@@ -153,11 +155,11 @@ impl Source<'_> {
                     queue.extend(chunks.map(job));
                 }
                 let mut jobs = board.lock();
-                jobs.nodes = nodes;
+                jobs.later = nodes;
                 jobs.queue.extend(queue);
             } else if let unlisted @ [_, ..] = &self.unlisted(lanes, &rest.unlisted)?[..] {
                 let mut jobs = board.lock();
-                jobs.nodes = nodes;
+                jobs.later = nodes;
                 jobs.queue.extend(unlisted.iter().copied().map(Job::Directory));
             } else if !nodes.is_empty() {
                 self.progress.step(Step::Files);

@@ -7,6 +7,7 @@ use crate::backing::{CopyFailure, Store};
 use crate::operation::{Errno, InodeId, Name};
 use crate::wire::bulk::{NAMES_MAX, ToSource, ToTarget};
 use crate::wire::limits;
+use crate::wire::survey::{Sight, Spot};
 use rustix::io::Errno as System;
 use std::ops::ControlFlow;
 
@@ -30,6 +31,13 @@ pub fn execute(store: &Store, request: &ToTarget, mut answer: impl FnMut(ToSourc
         } => store
             .place_names(*directory, entries, *sole)
             .map(|outcomes| ToSource::Placed { outcomes }),
+        ToTarget::Names { directory } => names(store, directory, &mut answer),
+        ToTarget::Survey { directory, names } => looked(store.survey(directory, names), "look at names"),
+        ToTarget::Look { node } => looked(store.look_at(node).map(|sight| vec![sight]), "look at a node"),
+        ToTarget::Sums { file, offset, length } => store
+            .sums(file, *offset, *length)
+            .map(|sums| ToSource::Summed { sums })
+            .map_err(|errno| CopyFailure::new(format!("read {length} bytes at {offset} of a file"), errno)),
         ToTarget::Compare { blocks } => store.compare(blocks).map(|equal| ToSource::Compared { equal }),
         ToTarget::Data { inode, offset, data } => written(store.write_block(*inode, *offset, data), || {
             format!("write {} bytes at {offset} to {inode}", data.len())
@@ -64,6 +72,32 @@ fn settle(store: &Store) -> Result<ToSource, CopyFailure> {
 fn written(done: Result<(), Errno>, attempt: impl FnOnce() -> String) -> Result<ToSource, CopyFailure> {
     done.map(|()| ToSource::Written)
         .map_err(|errno| CopyFailure::new(attempt(), errno))
+}
+
+fn looked(sights: Result<Vec<Sight>, Errno>, attempt: &'static str) -> Result<ToSource, CopyFailure> {
+    sights
+        .map(|sights| ToSource::Surveyed { sights })
+        .map_err(|errno| CopyFailure::new(attempt, errno))
+}
+
+/// As [`list`], of a directory that has no number.
+fn names(
+    store: &Store,
+    directory: &Spot,
+    answer: &mut impl FnMut(ToSource),
+) -> Result<ToSource, CopyFailure> {
+    let mut names = Vec::new();
+    store
+        .names_at(directory, |name| {
+            names.push(name);
+            if names.len() > NAMES_MAX {
+                let rest = names.split_off(NAMES_MAX);
+                let names = std::mem::replace(&mut names, rest);
+                answer(ToSource::Listed { names, more: true });
+            }
+        })
+        .map_err(|errno| CopyFailure::new("list a directory", errno))?;
+    Ok(ToSource::Listed { names, more: false })
 }
 
 /// All names but the dots and the reserved one; gives the last answer.

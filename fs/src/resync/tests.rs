@@ -4,3 +4,4 @@ mod copies;
 mod garden;
 mod requests;
 mod source;
+mod verify;

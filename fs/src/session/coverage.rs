@@ -19,33 +19,16 @@
 //! does not speak of are clean, its marked names are stale, and of an inode only what is marked is left. The target can
 //! be told of any inode by its names as long as those are clean, up to one that it was told of.
 //!
-//! **Claims.** What the driver is about to read and send it claims first: names, whole inodes, ranges of files. The
-//! claim is granted once no operation under way touches it; later ones are held back until it is released. So what
-//! is read is what the target gets, and order needs no numbers.
+//! **Claims.** What the driver is about to read and send it claims first ([`super::claims`]): so what is read is what
+//! the target gets.
 
+use super::claims::Scope;
 use super::names::Names;
-use super::pending::{Slot, entries};
+use super::pending::entries;
 use crate::dirty::{Content, Extents, Plan, changed_extents};
 use crate::operation::{FileHandle, InodeId, Name, Operation, RenameMode, Victim};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU64;
-use std::ops::Range;
-use std::time::Duration;
-
-/// Names a claim. The driver chooses it, each once in a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClaimId(pub u64);
-
-/// What a claim is about.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// Names in this directory.
-    pub names: Option<(InodeId, Vec<Name>)>,
-    /// Inodes as a whole.
-    pub inodes: Vec<InodeId>,
-    /// Ranges of files' data, in bytes.
-    pub ranges: Vec<(InodeId, Range<u64>)>,
-}
 
 /// What the target has since the claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,15 +90,6 @@ enum Listing {
     Done { stale: BTreeSet<Name> },
 }
 
-#[derive(Debug)]
-struct Claim {
-    scope: Scope,
-    /// Operations under way that must end first.
-    waits: HashSet<Slot>,
-    /// Since when it holds operations back for what is read and sent.
-    granted: Option<Duration>,
-}
-
 /// See the module.
 ///
 /// Every inode that it keeps track of is pinned in `Names`: it keeps its entry, and so its number, until it has no
@@ -130,10 +104,6 @@ pub(super) struct Coverage {
     trusts: Option<NonZeroU64>,
     /// In a tracked copy: directories whose names are stale until they were listed.
     unlisted: HashSet<InodeId>,
-    claims: BTreeMap<ClaimId, Claim>,
-    claimed_names: HashSet<(InodeId, Name)>,
-    claimed_inodes: HashSet<InodeId>,
-    claimed_ranges: HashMap<InodeId, Vec<(ClaimId, Range<u64>)>>,
 }
 
 impl Coverage {
@@ -187,32 +157,6 @@ impl Coverage {
     /// True for a copy of what the map names.
     pub(super) fn is_tracked(&self) -> bool {
         self.trusts.is_some()
-    }
-
-    /// True while a claim holds the operation back.
-    pub(super) fn blocks(&self, operation: &Operation) -> bool {
-        if self.claims.is_empty() || operation.is_sync() {
-            return false;
-        }
-        let touched = operation.touched();
-        if !self.claimed_inodes.is_empty() && touched.iter().any(|i| self.claimed_inodes.contains(i)) {
-            return true;
-        }
-        // A file that loses its last name is gone on the target while its data is on the way.
-        let is_name_operation = operation.is_name_operation();
-        let in_range = |inode: &InodeId| {
-            let ranges = self.claimed_ranges.get(inode);
-            let mut ranges = ranges.into_iter().flatten();
-            ranges.any(|(_, range)| is_name_operation || reaches(operation, *inode, range))
-        };
-        if !self.claimed_ranges.is_empty() && touched.iter().any(in_range) {
-            return true;
-        }
-        is_name_operation
-            && !self.claimed_names.is_empty()
-            && entries(operation)
-                .into_iter()
-                .any(|entry| self.claimed_names.contains(&entry))
     }
 
     /// Where an operation goes that nothing holds back.
@@ -355,70 +299,9 @@ impl Coverage {
         }
     }
 
-    /// Claims `scope`; `under_way` are all operations that have a slot. True when it is granted at once.
-    pub(super) fn claim<'a>(
-        &mut self,
-        id: ClaimId,
-        scope: Scope,
-        under_way: impl Iterator<Item = (Slot, &'a Operation)>,
-        now: Duration,
-    ) -> bool {
-        let colliding = under_way.filter(|(_, operation)| collides(operation, &scope));
-        let waits: HashSet<Slot> = colliding.map(|(slot, _)| slot).collect();
-        if let Some((directory, names)) = &scope.names {
-            let claimed = names.iter().map(|name| (*directory, name.clone()));
-            self.claimed_names.extend(claimed);
-        }
-        self.claimed_inodes.extend(&scope.inodes);
-        for (inode, range) in &scope.ranges {
-            let ranges = self.claimed_ranges.entry(*inode).or_default();
-            ranges.push((id, range.clone()));
-        }
-        let granted = waits.is_empty();
-        let claim = Claim {
-            scope,
-            waits,
-            granted: granted.then_some(now),
-        };
-        self.claims.insert(id, claim);
-        granted
-    }
-
-    /// An operation under way has ended; appends the claims that are granted by it.
-    pub(super) fn ended(&mut self, slot: Slot, now: Duration, granted: &mut Vec<ClaimId>) {
-        for (id, claim) in &mut self.claims {
-            if claim.waits.remove(&slot) && claim.waits.is_empty() {
-                claim.granted = Some(now);
-                granted.push(*id);
-            }
-        }
-    }
-
-    /// Since when the claim that was granted first is held.
-    pub(super) fn oldest_granted(&self) -> Option<Duration> {
-        self.claims.values().filter_map(|claim| claim.granted).min()
-    }
-
-    /// Gives a claim back. False when there is no such claim.
-    pub(super) fn release(&mut self, id: ClaimId, brought: &Brought) -> bool {
-        let Some(claim) = self.claims.remove(&id) else {
-            return false;
-        };
-        for inode in &claim.scope.inodes {
-            self.claimed_inodes.remove(inode);
-        }
-        for (inode, _) in &claim.scope.ranges {
-            if let Some(ranges) = self.claimed_ranges.get_mut(inode) {
-                ranges.retain(|(other, _)| *other != id);
-                if ranges.is_empty() {
-                    self.claimed_ranges.remove(inode);
-                }
-            }
-        }
-        if let Some((directory, names)) = claim.scope.names {
-            for name in &names {
-                self.claimed_names.remove(&(directory, name.clone()));
-            }
+    /// A claim was given back.
+    pub(super) fn released(&mut self, scope: Scope, brought: &Brought) {
+        if let Some((directory, names)) = scope.names {
             let same: HashSet<&Name> = brought.names.iter().collect();
             // Its mtime there is that of the copy.
             self.attributes_left(directory);
@@ -444,21 +327,11 @@ impl Coverage {
             // The driver lists directories before it gives them their attributes.
             self.unlisted.remove(inode);
         }
-        true
-    }
-
-    /// The inodes of a claim; those without a name any more are gone for the target.
-    pub(super) fn inodes_of(&self, id: ClaimId) -> impl Iterator<Item = InodeId> {
-        let scope = self.claims.get(&id).map(|claim| &claim.scope);
-        scope.into_iter().flat_map(|scope| {
-            let directory = scope.names.iter().map(|(directory, _)| *directory);
-            let files = scope.ranges.iter().map(|(inode, _)| *inode);
-            directory.chain(files).chain(scope.inodes.iter().copied())
-        })
     }
 
     /// What is left, at most `most` names and `most` inodes. What has lost its last name meanwhile is dropped.
-    pub(super) fn rest(&mut self, names: &Names, most: usize) -> Rest {
+    /// `claimed`: a claim is held.
+    pub(super) fn rest(&mut self, names: &Names, most: usize, claimed: bool) -> Rest {
         self.unfinished.retain(|inode, _| !names.is_gone(*inode));
         self.unlisted.retain(|inode| !names.is_gone(*inode));
         let gone: Vec<InodeId> = self
@@ -495,7 +368,7 @@ impl Coverage {
                 .map(|(inode, left)| (*inode, left.clone()))
                 .collect(),
             unlisted: self.unlisted.iter().copied().take(most).collect(),
-            busy: !self.claims.is_empty() || self.directories.iter().any(listing),
+            busy: claimed || self.directories.iter().any(listing),
         }
     }
 
@@ -564,51 +437,4 @@ impl Coverage {
             },
         }
     }
-}
-
-/// True when the operation changes data of `inode` within `range`, or its size.
-fn reaches(operation: &Operation, inode: InodeId, range: &Range<u64>) -> bool {
-    let overlaps =
-        |offset: u64, length: u64| offset < range.end && range.start < offset.saturating_add(length);
-    match operation {
-        Operation::Write { offset, data, .. } => overlaps(*offset, data.len() as u64),
-        Operation::Fallocate { offset, length, .. } => overlaps(*offset, *length),
-        Operation::CopyRange {
-            target,
-            target_offset,
-            length,
-            ..
-        } => *target == inode && overlaps(*target_offset, *length),
-        Operation::SetAttributes { attributes, .. } => attributes.size.is_some(),
-        Operation::Bind { .. }
-        | Operation::Create(_)
-        | Operation::Link { .. }
-        | Operation::Unlink(_)
-        | Operation::Rename(_)
-        | Operation::SetXattr { .. }
-        | Operation::RemoveXattr { .. }
-        | Operation::Sync { .. }
-        | Operation::Checkpoint => false,
-    }
-}
-
-/// True when an operation under way touches what a claim is about.
-fn collides(operation: &Operation, scope: &Scope) -> bool {
-    if operation.is_sync() {
-        return false;
-    }
-    let touched = operation.touched();
-    let by_name = || {
-        let Some((directory, names)) = &scope.names else {
-            return false;
-        };
-        let named = |(parent, name): (InodeId, Name)| parent == *directory && names.contains(&name);
-        operation.is_name_operation() && entries(operation).into_iter().any(named)
-    };
-    let by_range = || {
-        scope.ranges.iter().any(|(inode, range)| {
-            touched.contains(inode) && (reaches(operation, *inode, range) || operation.is_name_operation())
-        })
-    };
-    touched.iter().any(|inode| scope.inodes.contains(inode)) || by_name() || by_range()
 }

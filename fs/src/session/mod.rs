@@ -3,8 +3,9 @@
 //!
 //! In reading order: [`lanes`] says what may run when, [`names`] what the secondary knows, [`loss`] why a primary
 //! loses its secondary, [`secondary`] and [`primary`] are the two ends of a session; `stream`, `liveness`,
-//! `pending`, `parked`, [`coverage`] and [`repair`] are parts of the primary.
+//! `pending`, `parked`, [`claims`], [`coverage`], `verification` and [`repair`] are parts of the primary.
 
+pub mod claims;
 pub mod coverage;
 pub mod lanes;
 mod liveness;
@@ -16,6 +17,7 @@ pub mod primary;
 pub mod repair;
 pub mod secondary;
 mod stream;
+mod verification;
 
 #[cfg(test)]
 mod tests;

@@ -135,6 +135,7 @@ impl Names {
         if newest.any(|directory| *directory == ticket.directory) {
             return Err(Raced);
         }
+        self.enliven(inode);
         let entry = self.entries.entry(inode).or_default();
         entry.flags &= !FORGOTTEN;
         let known = entry.parent == ticket.directory && *entry.name == *name.as_bytes();
@@ -196,6 +197,23 @@ impl Names {
         Ok(())
     }
 
+    /// As [`Names::bind`], for one inode.
+    ///
+    /// # Errors
+    /// [`Unnamed`]; nothing has changed then.
+    pub fn bind_inode(&mut self, inode: InodeId, binds: &mut Vec<Operation>) -> Result<(), Unnamed> {
+        let before = binds.len();
+        let bound = self.bind_with_parents(inode, binds);
+        if bound.is_err() {
+            for bind in binds.drain(before..) {
+                if let Operation::Bind { inode, .. } = bind {
+                    self.unbind(inode);
+                }
+            }
+        }
+        bound
+    }
+
     fn bind_with_parents(&mut self, inode: InodeId, binds: &mut Vec<Operation>) -> Result<(), Unnamed> {
         let start = binds.len();
         let mut next = inode;
@@ -233,6 +251,29 @@ impl Names {
         }
     }
 
+    /// The secondary is to be told afresh of this inode and of the directories above it.
+    pub fn unbind_path(&mut self, inode: InodeId) {
+        let mut next = inode;
+        // The bound ends the walk should two refused renames ever have left a circle.
+        for _ in 0..=self.entries.len() {
+            self.unbind(next);
+            match self.entries.get(&next) {
+                Some(entry) if entry.parent != NOWHERE => next = entry.parent,
+                Some(_) | None => return,
+            }
+        }
+    }
+
+    /// A pinned inode of which no name is known has this one, after every operation numbered so far.
+    pub fn place_pinned(&mut self, inode: InodeId, parent: InodeId, name: &Name) {
+        let nowhere = |entry: &Entry| {
+            entry.parent == NOWHERE && entry.flags & PINNED != 0 && entry.flags & (LOCAL | DYING | ROOT) == 0
+        };
+        if self.entries.get(&inode).is_some_and(nowhere) {
+            self.place(inode, Some((parent, name.as_bytes().into())));
+        }
+    }
+
     /// A copy begins: the secondary knows nothing but the roots.
     pub fn unbind_all(&mut self) {
         self.peer_handles.clear();
@@ -245,6 +286,7 @@ impl Names {
 
     /// The copy has found this inode: it stays until [`Names::unpin_all`], whether the kernel knows it or not.
     pub fn pin(&mut self, inode: InodeId) {
+        self.enliven(inode);
         let entry = self.entries.entry(inode).or_insert_with(|| Entry {
             flags: FORGOTTEN,
             ..Entry::default()
@@ -255,6 +297,7 @@ impl Names {
     /// The dirty map speaks of this inode: it keeps its entry, and so its number, until [`Names::let_go`] or the loss
     /// of its last name. True when it was not kept before.
     pub fn keep(&mut self, inode: InodeId) -> bool {
+        self.enliven(inode);
         let entry = self.entries.entry(inode).or_insert_with(|| Entry {
             flags: FORGOTTEN,
             ..Entry::default()
@@ -544,6 +587,7 @@ impl Names {
     fn place(&mut self, inode: InodeId, place: Option<(InodeId, Box<[u8]>)>) {
         let (parent, name) = place.unwrap_or_default();
         if parent != NOWHERE {
+            self.enliven(parent);
             self.entries.entry(parent).or_default().children += 1;
         }
         let entry = self.entries.entry(inode).or_default();
@@ -557,6 +601,13 @@ impl Names {
         if let Some(entry) = self.entries.get_mut(&parent) {
             entry.children = entry.children.saturating_sub(1);
             self.drop_unneeded(parent);
+        }
+    }
+
+    /// It went, and is needed again before anybody was told.
+    fn enliven(&mut self, inode: InodeId) {
+        if !self.dropped.is_empty() {
+            self.dropped.retain(|dropped| *dropped != inode);
         }
     }
 
@@ -597,7 +648,7 @@ pub fn unfilled_handle() -> FileHandle {
 }
 
 /// The inodes that the secondary must know before it can apply the operation, parents before what is in them.
-fn used(operation: &Operation) -> Touched {
+pub(super) fn used(operation: &Operation) -> Touched {
     match operation {
         Operation::Create(create) => Touched::of([create.parent]),
         Operation::Unlink(unlink) if unlink.victim.last => Touched::of([unlink.parent]),

@@ -25,7 +25,9 @@ mod local;
 mod parting;
 mod remote;
 mod tracking;
+mod verifying;
 
+use super::claims::Claims;
 use super::coverage::{Coverage, Route};
 use super::lanes::Lanes;
 use super::liveness::Liveness;
@@ -36,6 +38,7 @@ use super::pending::{Half, InKernel, Pending, Stage, Submitted, entries};
 pub use super::pending::{Slot, Ticket, is_broken_disk};
 use super::repair::Settling;
 use super::stream::{Sent, Stream};
+use super::verification::Verification;
 use crate::dirty::DirtyMap;
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::wire::message::{SessionId, ToSecondary};
@@ -105,6 +108,10 @@ pub struct Primary {
     settling: Vec<Settling>,
     /// While copying.
     coverage: Option<Coverage>,
+    /// Of the copy, or of the verification.
+    claims: Claims,
+    /// While one goes on, which is only in sync.
+    verification: Option<Verification>,
     tracking: Tracking,
     joining: Joining,
     /// It parts from a copy: what a note would say stands in the record already.
@@ -143,6 +150,8 @@ impl Primary {
             parked: Parked::default(),
             settling: Vec::new(),
             coverage: None,
+            claims: Claims::default(),
+            verification: None,
             tracking: Tracking::new(DirtyMap::new(settings.extent_bytes)),
             joining: Joining::No,
             noted_before: false,
@@ -280,6 +289,11 @@ impl Primary {
             Event::ListingEnded { directory } => self.end_listing(directory),
             Event::Claim { claim, scope } => self.claim(claim, scope, awake, actions),
             Event::Release { claim, brought } => self.release_claim(claim, brought),
+            Event::VerifyBegun => self.verify_begun(actions),
+            Event::VerifyEnded => {
+                self.end_verification();
+            }
+            Event::Mend { claim, operations } => self.mend(claim, operations, awake, actions),
             Event::CopyDone => self.copy_done(actions),
             Event::CopyBroken(Loss { kind, detail }) => self.copy_failed(kind, detail, actions),
             Event::JoinNoted { generation } => self.join_noted(generation, actions),
@@ -301,6 +315,7 @@ impl Primary {
         }
         self.drive(awake, actions);
         self.check_time(awake, actions);
+        self.check_verification(actions);
         self.drive(awake, actions);
         self.due = self.next_due().map(|due| due + self.asleep);
     }
@@ -363,7 +378,7 @@ impl Primary {
         let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
         if dying
             || self.parked.blocks(&touched)
-            || self.holds_back(&submitted.operation)
+            || self.claims.blocks(&submitted.operation)
             || self.must_be_marked_first(&submitted.operation, actions)
         {
             self.parked.push(submitted);
@@ -434,6 +449,7 @@ impl Primary {
         };
         let change = self.names.number(&submitted.operation);
         self.cover(&submitted.operation, shipped);
+        self.note_moved(&submitted.operation);
         self.names.hold(&touched);
         let is_sync = submitted.operation.is_sync();
         let gates = u32::from(shipped && !is_sync) + u32::from(mark.is_some());
@@ -636,10 +652,14 @@ impl Primary {
                 }
                 if self.claim_due().is_some_and(|due| now >= due) {
                     let limit = self.settings.local_stall;
-                    let detail =
-                        format!("what was claimed for the copy is not brought over within {limit:?}");
-                    self.copy_failed(LossKind::Stalled, detail, actions);
-                    return;
+                    if self.is_copying() {
+                        let detail =
+                            format!("what was claimed for the copy is not brought over within {limit:?}");
+                        self.copy_failed(LossKind::Stalled, detail, actions);
+                        return;
+                    }
+                    let reason = format!("what it held back is not compared within {limit:?}");
+                    self.stop_verification(reason, actions);
                 }
                 if self.repair_due().is_some_and(|due| now >= due) {
                     let detail = format!("a repair takes longer than {:?}", self.settings.peer_stall);

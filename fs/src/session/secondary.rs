@@ -123,17 +123,20 @@ impl Secondary {
         }
     }
 
-    /// Counts a request of the copy in that is about to be carried out; [`Event::CopyWorkDone`] counts it out.
-    /// False when the copy of this session does not go on: nothing may be changed then.
-    pub fn begin_copy_work(&mut self, id: SessionId) -> bool {
+    /// Counts a request of a bulk connection in that is about to be carried out; [`Event::RequestDone`] counts it out.
+    /// False when this session does not go on, or has no use for such a request: nothing may be done then. A request
+    /// that `only_looks` is taken when this copy is whole, any other only while it is being brought over.
+    pub fn begin_request(&mut self, id: SessionId, only_looks: bool) -> bool {
         match &mut self.state {
-            State::Serving(session) if session.id == id => match &mut session.copying {
-                Some(Copying::Going { requests }) => {
-                    *requests += 1;
-                    true
-                }
-                Some(Copying::Settling { .. } | Copying::Completing) | None => false,
-            },
+            State::Serving(session) if session.id == id => {
+                let is_taken = match session.copying {
+                    Some(Copying::Going) => true,
+                    Some(Copying::Settling { .. } | Copying::Completing) => false,
+                    None => only_looks,
+                };
+                session.requests += usize::from(is_taken);
+                is_taken
+            }
             State::Serving(_)
             | State::Idle
             | State::Opening { .. }
@@ -155,7 +158,7 @@ impl Secondary {
                     session.flush(actions);
                 }
             }
-            Event::CopyWorkDone => self.copy_work_done(actions),
+            Event::RequestDone => self.request_done(actions),
             Event::Noted => self.noted(actions),
             Event::NoteFailed { reason } => self.note_failed(reason, actions),
             Event::Leave { reason } => self.leave(reason, actions),
@@ -223,13 +226,9 @@ impl Secondary {
         });
     }
 
-    fn copy_work_done(&mut self, actions: &mut Vec<Action>) {
+    fn request_done(&mut self, actions: &mut Vec<Action>) {
         match &mut self.state {
-            State::Serving(session) => {
-                if let Some(Copying::Going { requests }) = &mut session.copying {
-                    *requests = requests.saturating_sub(1);
-                }
-            }
+            State::Serving(session) => session.requests = session.requests.saturating_sub(1),
             State::Draining { running, .. } => {
                 *running = running.saturating_sub(1);
                 self.drained(actions);
@@ -313,14 +312,15 @@ impl Secondary {
                     Ok(())
                 }
                 Some(Copying::Settling { .. } | Copying::Completing) => Ok(()),
-                Some(Copying::Going { requests: 0 }) => {
+                Some(Copying::Going) if session.requests == 0 => {
                     let after = session.last;
                     session.copying = Some(Copying::Settling { generation, after });
                     session.check_settled(actions);
                     Ok(())
                 }
-                Some(Copying::Going { requests }) => Err(Fault::Broken(format!(
-                    "the copy is complete while {requests} of its requests are carried out"
+                Some(Copying::Going) => Err(Fault::Broken(format!(
+                    "the copy is complete while {} of its requests are carried out",
+                    session.requests
                 ))),
             },
             ToSecondary::Part { generation, reason } => {
@@ -391,7 +391,7 @@ impl Secondary {
         match &mut self.state {
             State::Opening { session, copy } => {
                 let mut session = Session::new(*session, Roots::new(&self.durability));
-                session.copying = copy.then_some(Copying::Going { requests: 0 });
+                session.copying = copy.then_some(Copying::Going);
                 self.state = State::Serving(Box::new(session));
                 actions.push(Action::Welcome {
                     prefix: Number(0),

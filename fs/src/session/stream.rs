@@ -1,6 +1,7 @@
 //! The numbered operations of the primary's session that are not confirmed: what was sent, what is answered, what
 //! must be sent again.
 
+use super::claims::ClaimId;
 use super::pending::Slot;
 use crate::operation::{FileHandle, InodeId, Number, Operation};
 use crate::wire::limits::INTRODUCED_MAX;
@@ -16,6 +17,8 @@ pub(super) enum Sent {
     Bind(Box<Operation>),
     /// Leads the secondary back to the primary's state; part of the repair of this slot.
     Repair(Slot, Box<Operation>),
+    /// Brings the secondary to the primary's state where a verification found that it differs, under this claim.
+    Mend(ClaimId, Box<Operation>),
 }
 
 #[derive(Debug)]
@@ -150,7 +153,9 @@ impl Sent {
     pub(super) fn held(&self) -> Option<crate::operation::Touched> {
         match self {
             Sent::Application(_) => None,
-            Sent::Bind(operation) | Sent::Repair(_, operation) => Some(operation.touched()),
+            Sent::Bind(operation) | Sent::Repair(_, operation) | Sent::Mend(_, operation) => {
+                Some(operation.touched())
+            }
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::resync::lane::{Carrier, CopyError, Lane};
 use crate::resync::pace::Pace;
 use crate::resync::progress::{Orders, Progress};
 use crate::resync::source::{Files, Known, Session, Source};
-use crate::session::coverage::{Brought, ClaimId, Rest, Scope};
+use crate::session::claims::{ClaimId, Scope};
+use crate::session::coverage::{Brought, Rest};
 use crate::session::loss::{Loss, LossKind};
 use crate::session::primary::{Event, Phase};
 use crate::session::secondary;
@@ -233,19 +234,25 @@ impl Files for Asking {
 /// The one lane of a copy.
 struct Requests {
     asks: SyncSender<Ask>,
+    told: Option<Receiver<Result<Vec<ToSource>, CopyError>>>,
 }
 
 impl Carrier for Requests {
-    fn exchange(&mut self, requests: &[ToTarget]) -> Result<Vec<ToSource>, CopyError> {
+    fn ask(&mut self, requests: &[ToTarget]) -> Result<(), CopyError> {
         let (to, told) = sync_channel(1);
-        self.asks
-            .send(Ask::Exchange(requests.to_vec(), Vec::new(), to))
-            .unwrap();
-        told.recv().unwrap()
+        let ask = Ask::Exchange(requests.to_vec(), Vec::new(), to);
+        self.asks.send(ask).unwrap();
+        self.told = Some(told);
+        Ok(())
     }
 
-    fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError> {
-        match self.exchange(&[ToTarget::List { directory }])?.pop() {
+    fn answers(&mut self, _: usize) -> Result<Vec<ToSource>, CopyError> {
+        self.told.take().expect("requests").recv().unwrap()
+    }
+
+    fn listed(&mut self, request: &ToTarget) -> Result<Vec<Name>, CopyError> {
+        self.ask(std::slice::from_ref(request))?;
+        match self.answers(1)?.pop() {
             Some(ToSource::Listed { names, .. }) => Ok(names),
             _ => Err(CopyError::Confused),
         }
@@ -288,7 +295,10 @@ impl World {
                 known,
                 extent_bytes: super::primary::extent_bytes(),
             };
-            let mut lanes = [Lane::over(Box::new(Requests { asks: to.clone() }))];
+            let mut lanes = [Lane::over(Box::new(Requests {
+                asks: to.clone(),
+                told: None,
+            }))];
             let result = source.run(&mut lanes);
             to.send(Ask::Finished(result)).unwrap();
         });
@@ -468,11 +478,11 @@ impl World {
         let Process::Secondary(side) = &mut machine.process else {
             return None;
         };
-        if !side.secondary.begin_copy_work(session) {
+        if !side.secondary.begin_request(session, false) {
             return None;
         }
         let answer = execute(&mut machine.disk, &mut side.known, request);
-        self.secondary_event(at, secondary::Event::CopyWorkDone);
+        self.secondary_event(at, secondary::Event::RequestDone);
         self.told(at, &served(request, &answer));
         Some(answer)
     }

@@ -11,7 +11,7 @@ use crate::dirty::store::{Saved, SavedRecord};
 use crate::dirty::{DirtyMap, MarkSeq, Record as Mark};
 use crate::operation::{FileHandle, InodeId, Operation};
 use crate::record::{End, Record, Role};
-use crate::session::coverage::ClaimId;
+use crate::session::claims::ClaimId;
 use crate::session::loss::Loss;
 use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket};
 use crate::wire::message::{Generation, SessionId, ToSecondary, Welcome};
@@ -307,6 +307,7 @@ impl World {
                     self.seen.parted += 1;
                 }
                 Action::DiskFailing { reason } => panic!("no disk fails: {reason}"),
+                Action::VerifyOver { .. } | Action::Mended { .. } => panic!("nothing is verified"),
                 Action::CopyGoesOn
                 | Action::Invalidate { .. }
                 | Action::ConnectionLost

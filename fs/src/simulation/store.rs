@@ -509,7 +509,12 @@ fn failed(attempt: &str, errno: Errno) -> ToSource {
 /// As [`crate::resync::target::execute`], with one answer.
 pub(super) fn execute(disk: &mut Disk, known: &mut Known, request: &ToTarget) -> ToSource {
     let done = match request {
-        ToTarget::Open(_) => Err(ESTALE),
+        // A copy does not ask for the others.
+        ToTarget::Open(_)
+        | ToTarget::Names { .. }
+        | ToTarget::Survey { .. }
+        | ToTarget::Look { .. }
+        | ToTarget::Sums { .. } => Err(ESTALE),
         ToTarget::List { directory } => {
             let found = known
                 .ino(*directory)

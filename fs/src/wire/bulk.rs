@@ -11,6 +11,7 @@
 use super::frame::{self, Encoded, Message, WireError};
 use super::limits::{self, Limits};
 use super::message::SessionId;
+use super::survey::{self, Sight, Spot};
 use crate::operation::{Errno, FileHandle, InodeId, Name, NodeKind, Timestamp, XattrName};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,33 @@ pub enum ToTarget {
     /// Everything is brought over: what was put aside goes, and everything is to be on disk. Answered by
     /// [`ToSource::Written`].
     Settle,
+    /// Asks for the names in a directory, as [`ToTarget::List`]. This and the following are for a verification: they
+    /// change nothing, and are taken also when the pair is in sync.
+    Names {
+        /// The directory.
+        directory: Spot,
+    },
+    /// Asks what is behind names of a directory. Answered by [`ToSource::Surveyed`].
+    Survey {
+        /// The directory.
+        directory: Spot,
+        /// At most [`NAMES_MAX`].
+        names: Vec<Name>,
+    },
+    /// Asks what one node is. Answered by [`ToSource::Surveyed`] with one.
+    Look {
+        /// The node.
+        node: Spot,
+    },
+    /// Asks for the sums of a file's blocks. Answered by [`ToSource::Summed`].
+    Sums {
+        /// The file.
+        file: Spot,
+        /// Where the first block begins, in bytes.
+        offset: u64,
+        /// How many bytes: at most [`BLOCKS_MAX`] blocks.
+        length: u64,
+    },
 }
 
 /// An inode of the source that the target has.
@@ -234,6 +262,16 @@ pub enum ToSource {
         /// One for each node.
         handles: Vec<Option<FileHandle>>,
     },
+    /// The answer to `Survey` and `Look`.
+    Surveyed {
+        /// In the order of the request: as many as fit, at least one. The source asks for the rest again.
+        sights: Vec<Sight>,
+    },
+    /// The answer to `Sums`.
+    Summed {
+        /// One for each block as far as the file reaches; none for a block that is nothing but zeroes or hole.
+        sums: Vec<Option<Sum>>,
+    },
     /// The request failed: what the target has of it is not known. The copy is over.
     Failed {
         /// The error.
@@ -316,6 +354,27 @@ impl Message for ToSource {
     }
 }
 
+impl ToTarget {
+    /// It changes nothing on the target.
+    pub fn only_looks(&self) -> bool {
+        match self {
+            ToTarget::Names { .. }
+            | ToTarget::Survey { .. }
+            | ToTarget::Look { .. }
+            | ToTarget::Sums { .. } => true,
+            ToTarget::Open(_)
+            | ToTarget::List { .. }
+            | ToTarget::Place { .. }
+            | ToTarget::Compare { .. }
+            | ToTarget::Data { .. }
+            | ToTarget::Hole { .. }
+            | ToTarget::Attributes { .. }
+            | ToTarget::Identify { .. }
+            | ToTarget::Settle => false,
+        }
+    }
+}
+
 impl Limits for ToTarget {
     fn check(&self) -> Result<(), WireError> {
         match self {
@@ -325,6 +384,18 @@ impl Limits for ToTarget {
             }
             ToTarget::List { directory } => limits::check_inode(*directory),
             ToTarget::Settle => Ok(()),
+            ToTarget::Names { directory: node } | ToTarget::Look { node } => survey::check_spot(node),
+            ToTarget::Survey { directory, names } => {
+                survey::check_spot(directory)?;
+                limits::at_most("names", names.len(), NAMES_MAX)
+            }
+            ToTarget::Sums { file, offset, length } => {
+                survey::check_spot(file)?;
+                limits::check_range("sums", *offset, *length)?;
+                let starts_a_block = offset.is_multiple_of(BLOCK_BYTES);
+                limits::need(starts_a_block, "sums", "do not begin with a block")?;
+                limits::at_most("blocks", length.div_ceil(BLOCK_BYTES) as usize, BLOCKS_MAX)
+            }
             ToTarget::Identify { nodes } => {
                 limits::at_most("nodes", nodes.len(), NAMES_MAX)?;
                 nodes.iter().try_for_each(|node| {
@@ -409,6 +480,11 @@ impl Limits for ToSource {
                     Placed::Vacant | Placed::Blocked => Ok(()),
                 })
             }
+            ToSource::Surveyed { sights } => {
+                limits::at_most("sights", sights.len(), NAMES_MAX)?;
+                sights.iter().try_for_each(survey::check_sight)
+            }
+            ToSource::Summed { sums } => limits::at_most("sums", sums.len(), BLOCKS_MAX),
             ToSource::Compared { equal } => limits::at_most("equal", equal.len(), BLOCKS_MAX),
             ToSource::Failed { errno, reason } => {
                 limits::check_errno(*errno)?;

@@ -2,6 +2,7 @@
 
 use super::bulk::*;
 use super::message::*;
+use super::survey::{Facts, Seen, Sight, Spot};
 use crate::config::{Durability, SyncMode};
 use crate::control::status::Standing;
 use crate::operation::*;
@@ -73,6 +74,16 @@ pub fn to_target() -> impl Strategy<Value = ToTarget> {
                 sole,
             }
         }),
+        spot().prop_map(|directory| ToTarget::Names { directory }),
+        (spot(), vec(name(), 0..20)).prop_map(|(directory, names)| ToTarget::Survey { directory, names }),
+        spot().prop_map(|node| ToTarget::Look { node }),
+        (spot(), 0..1u64 << 40, 0..=BLOCKS_MAX as u64 * BLOCK_BYTES).prop_map(|(file, block, length)| {
+            ToTarget::Sums {
+                file,
+                offset: block * BLOCK_BYTES,
+                length,
+            }
+        }),
         vec(identify(), 0..20).prop_map(|nodes| ToTarget::Identify { nodes }),
         Just(ToTarget::Settle),
         vec(block(), 0..20).prop_map(|blocks| ToTarget::Compare { blocks }),
@@ -109,9 +120,34 @@ pub fn to_source() -> impl Strategy<Value = ToSource> {
         vec(placed(), 0..20).prop_map(|outcomes| ToSource::Placed { outcomes }),
         vec(any::<bool>(), 0..=BLOCKS_MAX).prop_map(|equal| ToSource::Compared { equal }),
         vec(proptest::option::of(handle()), 0..20).prop_map(|handles| ToSource::Identified { handles }),
+        vec(sight(), 0..20).prop_map(|sights| ToSource::Surveyed { sights }),
+        vec(of(any::<[u8; 16]>().prop_map(Sum)), 0..50).prop_map(|sums| ToSource::Summed { sums }),
         Just(ToSource::Written),
         (errno(), text()).prop_map(|(errno, reason)| ToSource::Failed { errno, reason }),
     ]
+}
+
+fn spot() -> impl Strategy<Value = Spot> {
+    (0..64u32, of(handle())).prop_map(|(root, handle)| Spot { root, handle })
+}
+
+fn sight() -> impl Strategy<Value = Sight> {
+    let xattrs = vec((xattr_name(), any::<[u8; 16]>().prop_map(Sum)), 0..5);
+    let attributes = (mode(), owner(), owner(), time(), xattrs);
+    let facts = (kind(), 0..100u64, of(offset()), attributes).prop_map(
+        |(kind, links, size, (mode, uid, gid, mtime, xattrs))| Facts {
+            kind,
+            links,
+            size,
+            mode,
+            uid,
+            gid,
+            mtime,
+            xattrs,
+        },
+    );
+    let node = (handle(), facts).prop_map(|(handle, facts)| Sight::Node(Box::new(Seen { handle, facts })));
+    prop_oneof![Just(Sight::Vacant), Just(Sight::Mount), node]
 }
 
 fn identify() -> impl Strategy<Value = Identify> {

@@ -1,10 +1,10 @@
 //! `skctl fs`: commands to the `skfs` process of one module, over its control socket.
 
-use super::{progress, status};
+use super::{progress, status, verify};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use skfs::control::client::Client;
-use skfs::control::command::{Command as Order, CopyCommand, Reply};
+use skfs::control::command::{Command as Order, CopyCommand, Reply, VerifyCommand};
 use skfs::control::event::Event;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -56,6 +56,25 @@ enum Command {
         #[command(subcommand)]
         order: CopyOrder,
     },
+    /// Primary: compare both copies completely, names, attributes and data, while the application runs.
+    ///
+    /// The pair must be in sync. What differs is reported, and nothing else: whatever seems to differ is looked at
+    /// again while the operations on it wait for a moment. It yields to the application and obeys 'copy pause',
+    /// 'resume', 'limit', 'hurry' and 'yield'. It goes on by itself until its end or 'verify stop'.
+    #[command(args_conflicts_with_subcommands = true)]
+    Verify {
+        /// Bring what differs to this node's state, and compare it again.
+        #[arg(long)]
+        repair: bool,
+        /// Wait for the end and print what was found. Interrupted (^C), the verification goes on.
+        #[arg(long)]
+        wait: bool,
+        /// Print it as JSON; fields are only ever added.
+        #[arg(long, requires = "wait")]
+        json: bool,
+        #[command(subcommand)]
+        order: Option<VerifyOrder>,
+    },
     /// Primary: answer the waiting writes without the peer, after noting durably that it lacks data.
     GoAlone,
     /// Leave the role: end the session or unmount, and cover the directories.
@@ -98,6 +117,18 @@ enum CopyOrder {
     Hurry,
     /// Copy so that operations of the application hardly take longer; this is the usual.
     Yield,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum VerifyOrder {
+    /// Show how far it is, or how the last one ended, and what it found.
+    Status {
+        /// As JSON; fields are only ever added.
+        #[arg(long)]
+        json: bool,
+    },
+    /// End it before its end; returns once it has.
+    Stop,
 }
 
 /// Bytes per second, or no limit.
@@ -152,6 +183,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             CopyOrder::Hurry => CopyCommand::Hurry,
             CopyOrder::Yield => CopyCommand::Yield,
         }),
+        Command::Verify {
+            repair,
+            wait,
+            json,
+            order,
+        } => match order {
+            None => return verify::start(client, &arguments.socket, repair, wait, json),
+            Some(VerifyOrder::Status { json }) => return verify::status(client, json),
+            Some(VerifyOrder::Stop) => Order::Verify(VerifyCommand::Stop),
+        },
         Command::GoAlone => Order::GoAlone,
         Command::Demote => Order::Demote,
         Command::Unlock => Order::Unlock,

@@ -7,6 +7,7 @@ mod cluster;
 mod fs;
 mod progress;
 mod status;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use skfs::control::client::ClientError;
@@ -17,13 +18,16 @@ use std::process::ExitCode;
 const REFUSED: u8 = 1;
 /// Exit code when nobody listens on the control socket. (2, for usage, is clap's.)
 const NOT_RUNNING: u8 = 3;
+/// Exit code when a verification found what differs and was not repaired.
+const DIFFER: u8 = 4;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  carried out (or already so)
   1  refused or failed; standard error says why and what to do
   2  wrong usage
-  3  the program asked is not running";
+  3  the program asked is not running
+  4  verify --wait: the copies differ";
 
 /// Sidekick keeps an application running on two servers.
 #[derive(Debug, Parser)]
@@ -58,6 +62,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     eprintln!("skctl: {error:#}");
+    if error.is::<verify::Differ>() {
+        return ExitCode::from(DIFFER);
+    }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Unreachable { source, .. }) if is_absent(source) => ExitCode::from(NOT_RUNNING),
         _ => ExitCode::from(REFUSED),

@@ -43,6 +43,12 @@ pub fn render(status: &Status) -> anyhow::Result<String> {
             field("current", &current.display().to_string());
         }
     }
+    if let Some(verification) = &status.verification {
+        field("verified", &skctl::verification::line(verification));
+        if let Some(current) = &verification.current {
+            field("current", current);
+        }
+    }
     if let Some(tracking) = &status.tracking {
         field("lacking", &lacking(tracking));
     }
@@ -190,6 +196,7 @@ mod tests {
             queue_depth: Some(3),
             copy: None,
             last_copy: None,
+            verification: None,
             tracking: None,
             latency: Some(Latencies {
                 local: latency.clone(),

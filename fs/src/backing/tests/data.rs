@@ -441,3 +441,27 @@ fn a_size_without_a_time_leaves_the_time() {
         );
     }
 }
+
+#[test]
+fn a_number_that_becomes_another_file_is_that_file_for_every_later_change() {
+    let scratch = Scratch::new();
+    let inode = scratch.file("file", b"before");
+    // Its descriptor waits for a sync.
+    scratch.applied(&write(inode, 0, b"written"));
+    std::fs::remove_file(scratch.path("file")).unwrap();
+    std::fs::write(scratch.path("file"), "replaced").unwrap();
+    scratch.applied(&Operation::Bind {
+        inode,
+        parent: ROOT,
+        name: name("file"),
+        handle: crate::session::names::unfilled_handle(),
+    });
+    let size = Attributes {
+        size: Some(3),
+        ..Attributes::default()
+    };
+    scratch.applied(&attributes(inode, size));
+    scratch.applied(&write(inode, 3, b"!"));
+    assert_eq!(std::fs::read(scratch.path("file")).unwrap(), b"rep!");
+    scratch.applied(&Operation::Checkpoint);
+}

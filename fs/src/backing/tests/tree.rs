@@ -48,6 +48,15 @@ pub(crate) fn tree_of(top: &Path) -> Vec<String> {
     lines
 }
 
+/// As [`tree_of`], whatever is a hole and whatever is written zeroes.
+pub(crate) fn tree_without_holes_of(top: &Path) -> Vec<String> {
+    let without = |line: String| match line.rsplit_once(" holes ") {
+        Some((line, _)) => line.to_owned(),
+        None => line,
+    };
+    tree_of(top).into_iter().map(without).collect()
+}
+
 pub(crate) fn xattrs_of(path: &Path) -> Vec<(String, Vec<u8>)> {
     let get = |name: &[u8]| {
         let mut value = vec![0; 64 << 10];

@@ -2,11 +2,12 @@
 
 use super::super::lane::{CopyError, Lane};
 use super::Source;
-use super::board::{Board, Job, Large, Unfinished};
+use super::jobs::{Board, Job, Large, Unfinished};
 use crate::backing::{Segment, Stat, has_zero_page};
 use crate::dirty::Extents;
 use crate::operation::{Errno, InodeId};
-use crate::session::coverage::{Brought, Scope};
+use crate::session::claims::Scope;
+use crate::session::coverage::Brought;
 use crate::wire::bulk::{BLOCK_BYTES, BLOCKS_MAX, Block, DATA_BYTES_MAX, Sum, ToSource, ToTarget};
 use bytes::Bytes;
 use rustix::fs::FileType;
@@ -685,11 +686,11 @@ pub(super) fn size_of(status: &Stat) -> u64 {
 }
 
 /// The inode or the name is not there any more.
-pub(super) fn is_gone(errno: Errno) -> bool {
+pub(in crate::resync) fn is_gone(errno: Errno) -> bool {
     errno == Errno::from(System::STALE) || errno == Errno::from(System::NOENT)
 }
 
-pub(super) fn read(attempt: &'static str, inode: InodeId) -> impl Fn(Errno) -> CopyError {
+pub(in crate::resync) fn read(attempt: &'static str, inode: InodeId) -> impl Fn(Errno) -> CopyError {
     move |errno| CopyError::Read {
         attempt,
         inode,

@@ -2,11 +2,12 @@
 
 use super::super::lane::{CopyError, Lane};
 use super::Source;
-use super::board::{Board, Job, Unfinished};
 use super::files::{is_gone, kind_of, read, size_of};
+use super::jobs::{Board, Job, Unfinished};
 use crate::backing::{Found, Stat};
 use crate::operation::{Errno, InodeId, Name, NodeKind};
-use crate::session::coverage::{Brought, Scope};
+use crate::session::claims::Scope;
+use crate::session::coverage::Brought;
 use crate::wire::bulk::{Entry, Node, Placed, ToSource, ToTarget};
 use bytes::Bytes;
 use rustix::fs::FileType;
@@ -99,7 +100,7 @@ impl Source<'_> {
                 kind => {
                     let size = (kind == FileType::RegularFile).then(|| size_of(&status));
                     self.progress.found(size.unwrap_or(0));
-                    jobs.nodes.push(Unfinished { inode, size, new });
+                    jobs.later.push(Unfinished { inode, size, new });
                 }
             }
         }

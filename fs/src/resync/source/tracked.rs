@@ -6,13 +6,14 @@
 
 use super::super::lane::{CopyError, Lane};
 use super::Source;
-use super::board::{Board, Job};
 use super::files::{is_gone, kind_of, read};
+use super::jobs::{Board, Job};
 use super::names::NAMES_AT_A_TIME;
 use crate::backing::{Above, Stat};
 use crate::dirty::{Content, Place, Plan};
 use crate::operation::{FileHandle, InodeId, Name};
-use crate::session::coverage::{Brought, Scope};
+use crate::session::claims::Scope;
+use crate::session::coverage::Brought;
 use crate::wire::bulk::{By, Identify};
 use rustix::fs::FileType;
 use std::collections::{BTreeSet, HashMap};

@@ -356,3 +356,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_went_and_is_needed_again_before_anybody_was_told_is_not_forgotten() {
+    let mut names = Names::new(1);
+    let (directory, file) = (InodeId(10), InodeId(11));
+    let ticket = names.begin_lookup(ROOT);
+    names.looked_up(ticket, directory, &name("d")).unwrap();
+    let ticket = names.begin_lookup(directory);
+    names.looked_up(ticket, file, &name("f")).unwrap();
+    names.forget(&[directory]);
+    assert!(!names.has_dropped());
+    // The file has a name elsewhere as well, so nothing needs the directory any more.
+    let ticket = names.begin_lookup(ROOT);
+    names.looked_up(ticket, file, &name("g")).unwrap();
+    assert!(names.has_dropped());
+    let ticket = names.begin_lookup(ROOT);
+    names.looked_up(ticket, directory, &name("d")).unwrap();
+    assert_eq!(names.take_dropped(), []);
+}

@@ -10,8 +10,9 @@
 
 use super::ending::Ending;
 use super::{Action, Primary, State};
-use crate::operation::{InodeId, Name, Operation};
-use crate::session::coverage::{Brought, ClaimId, Coverage, Rest, Scope};
+use crate::operation::{InodeId, Name};
+use crate::session::claims::{ClaimId, Scope};
+use crate::session::coverage::{Brought, Coverage, Rest};
 use crate::session::loss::{Loss, LossKind};
 use crate::wire::message::{Generation, SessionId, ToSecondary};
 use std::time::Duration;
@@ -74,14 +75,14 @@ impl Primary {
         matches!(self.joining, Joining::Noting { .. })
     }
 
-    /// True while a copy gives numbers to inodes that the kernel may not know.
+    /// True while a copy or a verification gives numbers to inodes that the kernel may not know.
     pub fn is_covering(&self) -> bool {
-        self.coverage.is_some()
+        self.coverage.is_some() || self.verification.is_some()
     }
 
-    /// The copy needs this inode to keep its number until it is over. False when no copy is going on.
+    /// The copy or verification needs this inode to keep its number until it is over. False when none is going on.
     pub fn pin(&mut self, inode: InodeId) -> bool {
-        let goes_on = self.coverage.is_some();
+        let goes_on = self.is_covering();
         if goes_on {
             self.names.pin(inode);
         }
@@ -113,7 +114,7 @@ impl Primary {
     /// What is left to bring over; the driver asks when it has nothing more to do.
     pub fn copy_rest(&mut self) -> Rest {
         match &mut self.coverage {
-            Some(coverage) => coverage.rest(&self.names, REST_MAX),
+            Some(coverage) => coverage.rest(&self.names, REST_MAX, !self.claims.is_empty()),
             None => Rest::default(),
         }
     }
@@ -145,30 +146,25 @@ impl Primary {
                     .iter()
                     .map(|settling| (settling.slot, &settling.submitted.operation)),
             );
-        let Some(coverage) = &mut self.coverage else {
-            return;
-        };
-        if coverage.claim(id, scope, under_way, now) {
+        let goes_on = self.coverage.is_some() || self.verification.is_some();
+        if goes_on && self.claims.claim(id, scope, under_way, now) {
             self.grant(id, actions);
         }
     }
 
     fn grant(&mut self, id: ClaimId, actions: &mut Vec<Action>) {
-        let Some(coverage) = &self.coverage else {
-            return;
-        };
-        let gone = coverage.inodes_of(id);
+        let gone = self.claims.inodes_of(id);
         let gone = gone.filter(|inode| self.names.is_gone(*inode)).collect();
         actions.push(Action::Granted { claim: id, gone });
     }
 
     /// An operation under way has ended.
     pub(super) fn ended_for_claims(&mut self, slot: super::Slot, now: Duration, actions: &mut Vec<Action>) {
-        let Some(coverage) = &mut self.coverage else {
+        if self.claims.is_empty() {
             return;
-        };
+        }
         let mut granted = Vec::new();
-        coverage.ended(slot, now, &mut granted);
+        self.claims.ended(slot, now, &mut granted);
         for id in granted {
             self.grant(id, actions);
         }
@@ -176,16 +172,17 @@ impl Primary {
 
     /// When the secondary, or this node's disk, has had a claim for too long: operations wait for it.
     pub(super) fn claim_due(&self) -> Option<Duration> {
-        let oldest = self.coverage.as_ref().and_then(Coverage::oldest_granted);
+        let oldest = self.claims.oldest_granted();
         oldest.map(|granted| granted + self.settings.local_stall)
     }
 
     pub(super) fn release_claim(&mut self, id: ClaimId, brought: Brought) {
-        let Some(coverage) = &mut self.coverage else {
+        let Some(scope) = self.claims.release(id) else {
             return;
         };
-        let is_tracked = coverage.is_tracked();
-        if coverage.release(id, &brought) {
+        if let Some(coverage) = &mut self.coverage {
+            let is_tracked = coverage.is_tracked();
+            coverage.released(scope, &brought);
             for (inode, handle) in brought.bound {
                 if is_tracked {
                     self.tracking.placed.insert(inode);
@@ -282,13 +279,7 @@ impl Primary {
 
     fn end_coverage(&mut self) {
         self.coverage = None;
+        self.claims.clear();
         self.names.unpin_all();
-    }
-
-    /// Claims and listings need the numbered operations only; what is parked is asked again when it is taken out.
-    pub(super) fn holds_back(&self, operation: &Operation) -> bool {
-        self.coverage
-            .as_ref()
-            .is_some_and(|coverage| coverage.blocks(operation))
     }
 }

@@ -3,7 +3,8 @@
 use crate::config::OnPeerLoss;
 use crate::dirty::{MarkSeq, Record};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Operation, Outcome};
-use crate::session::coverage::{Brought, ClaimId, Scope};
+use crate::session::claims::{ClaimId, Scope};
+use crate::session::coverage::Brought;
 use crate::session::loss::Loss;
 use crate::session::pending::{Slot, Ticket};
 #[cfg(doc)]
@@ -99,14 +100,27 @@ pub enum Event {
         /// Of this directory.
         directory: InodeId,
     },
-    /// While copying: hold back operations that touch this, and say [`Action::Granted`] once none is under way.
+    /// In sync: both copies are about to be compared. Until [`Event::VerifyEnded`] or [`Action::VerifyOver`] inodes can
+    /// be pinned and claimed.
+    VerifyBegun,
+    /// The verification has ended; whatever it claimed is released.
+    VerifyEnded,
+    /// The secondary's copy differs from what this node has of what is claimed. These operations make it the same: the
+    /// secondary applies them, this node does not. Answered by [`Action::Mended`], while the verification goes on.
+    Mend {
+        /// The claim that holds everything else back meanwhile; one repair at a time for each.
+        claim: ClaimId,
+        /// In this order. The inodes in them are claimed, or new.
+        operations: Vec<Operation>,
+    },
+    /// While copying or verifying: hold back operations that touch this, and say [`Action::Granted`] once none is under way.
     Claim {
         /// Names it.
         claim: ClaimId,
         /// What.
         scope: Scope,
     },
-    /// What was claimed is brought over, or was left as it is.
+    /// What was claimed is brought over or compared, or was left as it is.
     Release {
         /// Which.
         claim: ClaimId,
@@ -293,6 +307,18 @@ pub enum Action {
         claim: ClaimId,
         /// These inodes of it have no name any more: there is nothing to bring over.
         gone: Vec<InodeId>,
+    },
+    /// The verification cannot go on, or begin; nothing is held back for it any more.
+    VerifyOver {
+        /// Why.
+        reason: String,
+    },
+    /// The secondary has answered everything of an [`Event::Mend`].
+    Mended {
+        /// As given.
+        claim: ClaimId,
+        /// Why the secondary still differs, if it does.
+        result: Result<(), String>,
     },
     /// Something is left to bring over: [`Primary::copy_rest`] tells.
     CopyGoesOn,

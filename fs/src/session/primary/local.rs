@@ -330,7 +330,14 @@ impl Primary {
                     self.parked.release(&settling.touched);
                     let mut submitted = settling.submitted;
                     submitted.again = true;
+                    let before = self.last_slot;
                     self.number(submitted, now, actions);
+                    if self.last_slot == before {
+                        // It was answered, or waits for a decision.
+                        self.ended_for_claims(settling.slot, now, actions);
+                    } else {
+                        self.claims.renumbered(settling.slot, self.last_slot);
+                    }
                     numbered = true;
                     index = 0;
                 }

@@ -68,7 +68,9 @@ impl Primary {
                     Some(pending) => pending.submitted.operation.clone(),
                     None => continue,
                 },
-                Sent::Bind(operation) | Sent::Repair(_, operation) => (**operation).clone(),
+                Sent::Bind(operation) | Sent::Repair(_, operation) | Sent::Mend(_, operation) => {
+                    (**operation).clone()
+                }
             };
             again.push(number);
             actions.push(Action::Send(ToSecondary::Operation {
@@ -190,7 +192,7 @@ impl Primary {
     fn pong(&mut self, nonce: u64, running: &[Running], now: Duration) {
         let pending = &self.pending;
         let patience = |sent: &Sent| match sent {
-            Sent::Bind(_) | Sent::Repair(..) => Patience::Peer,
+            Sent::Bind(_) | Sent::Repair(..) | Sent::Mend(..) => Patience::Peer,
             Sent::Application(slot) => match pending.get(slot).map(|one| &one.submitted.operation) {
                 Some(Operation::Sync { .. }) => Patience::Local,
                 Some(Operation::Checkpoint) => Patience::Endless,
@@ -226,6 +228,7 @@ impl Primary {
         match sent {
             Sent::Bind(bind) => self.bind_answered(&bind, &outcome, actions),
             Sent::Repair(slot, operation) => self.repair_answered(slot, &operation, &outcome, actions),
+            Sent::Mend(claim, operation) => self.mend_answered(claim, &operation, &outcome, actions),
             Sent::Application(slot) => self.operation_answered(slot, number, outcome, actions),
         }
     }
@@ -249,7 +252,7 @@ impl Primary {
     }
 
     /// What the secondary's answer says of the inode that the operation made known to it.
-    fn learn_peer_handle(&mut self, operation: &Operation, applied: &Applied) {
+    pub(super) fn learn_peer_handle(&mut self, operation: &Operation, applied: &Applied) {
         let inode = match operation {
             Operation::Bind { inode, .. } => *inode,
             Operation::Create(create) => create.inode,

@@ -59,8 +59,8 @@ pub enum Event {
     },
     /// The driver has nothing more to hand in for now: what is answered since goes out in one message.
     Flush,
-    /// A request that [`super::Secondary::begin_copy_work`] counted in has ended.
-    CopyWorkDone,
+    /// A request that [`super::Secondary::begin_request`] counted in has ended.
+    RequestDone,
     /// The last `Note...` action is on disk.
     Noted,
     /// The last `Note...` action failed.

@@ -39,13 +39,15 @@ pub(super) struct Session {
     pub(super) roots: Roots,
     /// None when this copy is whole.
     pub(super) copying: Option<Copying>,
+    /// So many requests of bulk connections are carried out now.
+    pub(super) requests: usize,
 }
 
 /// How far a copy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Copying {
-    /// So many of its requests are carried out now.
-    Going { requests: usize },
+    /// It goes on.
+    Going,
     /// Everything was brought over. What was received before that is still being applied, and a note that all is on
     /// disk must come after it: the primary drops its marks of it then.
     Settling { generation: Generation, after: Number },
@@ -99,6 +101,7 @@ impl Session {
             ready: Vec::new(),
             roots,
             copying: None,
+            requests: 0,
         }
     }
 
@@ -274,14 +277,10 @@ impl Session {
         oldest.map(entry).collect()
     }
 
-    /// What is in the kernel: operations, and requests of a copy.
+    /// What is in the kernel: operations, and requests of bulk connections.
     pub(super) fn running_count(&self) -> usize {
-        let requests = match self.copying {
-            Some(Copying::Going { requests }) => requests,
-            Some(Copying::Settling { .. } | Copying::Completing) | None => 0,
-        };
         let started = self.unfinished.values().filter(|entry| entry.started.is_some());
-        requests + started.count()
+        self.requests + started.count()
     }
 }
 

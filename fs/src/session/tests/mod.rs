@@ -6,3 +6,4 @@ mod primary_rules;
 mod random;
 mod schedules;
 mod secondary_rules;
+mod verifying;

@@ -3,6 +3,7 @@
 
 use super::model::{Model, name, time, xattr_name};
 use super::random::Random;
+use super::verifying::Verifier;
 use crate::config::{Durability, OnPeerLoss};
 use crate::dirty::MarkSeq;
 use crate::operation::{
@@ -65,8 +66,11 @@ pub(super) struct Pair {
     next_inode: u64,
     /// The kernel's inodes by the number of the primary's disk.
     kernel: HashMap<u64, InodeId>,
+    /// Those that a verification has given numbers.
+    adopted: HashMap<u64, InodeId>,
     lookups: Vec<(crate::session::names::LookupTicket, u64, InodeId, Name)>,
     dirty_unbound: bool,
+    pub(super) verifier: Verifier,
     pub(super) seen: Seen,
 }
 
@@ -135,8 +139,10 @@ impl Pair {
             next: 0,
             next_inode: 1,
             kernel,
+            adopted: HashMap::new(),
             lookups: Vec::new(),
             dirty_unbound: false,
+            verifier: Verifier::default(),
             seen: Seen::default(),
         }
     }
@@ -189,10 +195,14 @@ impl Pair {
                             "{inode} is dropped while in use"
                         );
                         self.kernel.retain(|_, id| *id != inode);
+                        self.adopted.retain(|_, id| *id != inode);
                         self.lookups.retain(|(_, _, id, _)| *id != inode);
                     }
                 }
-                Action::Granted { .. } | Action::CopyGoesOn | Action::NoteJoined | Action::CopyFailed(_) => {
+                Action::Granted { claim, .. } => self.granted(claim),
+                Action::VerifyOver { .. } => self.verify_over(),
+                Action::Mended { claim, result } => self.mended(claim, result),
+                Action::CopyGoesOn | Action::NoteJoined | Action::CopyFailed(_) => {
                     panic!("nothing is copied here");
                 }
                 Action::Invalidate { .. }
@@ -400,6 +410,9 @@ impl Pair {
             }
             operation => self.there.apply(operation),
         };
+        if matches!(outcome, Outcome::Applied(_)) {
+            self.note_made(&operation, false);
+        }
         if let (Outcome::Applied(_), Some(identity)) = (&outcome, identity(&operation)) {
             assert!(
                 self.log_there.insert(identity),
@@ -420,6 +433,9 @@ impl Pair {
                     );
                 }
                 let outcome = self.here.apply(&operation);
+                if matches!(outcome, Outcome::Applied(_)) {
+                    self.note_made(&operation, true);
+                }
                 if let (Outcome::Applied(_), Some(identity)) = (&outcome, identity(&operation)) {
                     assert!(
                         self.log_here.insert(identity),
@@ -561,9 +577,21 @@ impl Pair {
         self.end_look_up(ticket, found, inode, name)
     }
 
+    /// The verification needs the number of an inode, which is that of the kernel if it knows it.
+    pub(super) fn adopt(&mut self, found: u64) -> InodeId {
+        let inode = self.number_of(found);
+        self.adopted.insert(found, inode);
+        self.here.known.insert(inode, found);
+        self.primary.pin(inode);
+        inode
+    }
+
     fn number_of(&mut self, found: u64) -> InodeId {
-        if let Some(inode) = self.kernel.get(&found) {
-            return *inode;
+        let under_way = self.lookups.iter().find(|(_, one, ..)| *one == found);
+        let under_way = under_way.map(|(_, _, inode, _)| *inode);
+        let known = self.kernel.get(&found).or(self.adopted.get(&found)).copied();
+        if let Some(inode) = known.or(under_way) {
+            return inode;
         }
         self.next_inode += 1;
         InodeId(self.next_inode)
@@ -782,6 +810,9 @@ impl Pair {
             .values()
             .any(|operation| operation.touches().contains(&inode));
         if !used {
+            // What something else still needs keeps its number, and has it when it is looked up again.
+            self.adopted.insert(self.here.known[&inode], inode);
+            self.kernel.retain(|_, id| *id != inode);
             let mut actions = Vec::new();
             self.primary.forget(&[inode], &mut actions);
             self.obey_primary(actions);
@@ -845,6 +876,9 @@ impl Pair {
         }
         if !self.linked && self.random.percent(10) {
             self.connect();
+        }
+        if self.random.percent(20) {
+            self.verify_step();
         }
         self.inject(faults);
     }
@@ -947,7 +981,12 @@ impl Pair {
 
     /// What is shipped and has a name is known by the handle that the secondary has for it, and nothing else is.
     fn check_peer_handles(&self) {
-        let used: HashSet<InodeId> = self.kernel.values().copied().collect();
+        let used: HashSet<InodeId> = self
+            .kernel
+            .values()
+            .chain(self.adopted.values())
+            .copied()
+            .collect();
         for inode in used.iter().chain(self.there.known.keys()) {
             let has_name = self.here.get(*inode).is_some_and(|node| node.links > 0);
             let is_known = used.contains(inode) && *inode != InodeId(1);

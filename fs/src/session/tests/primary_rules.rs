@@ -7,7 +7,8 @@ use crate::operation::{
     Applied, Attributes, Create, Errno, FileHandle, InodeId, NodeKind, Number, Operation, Outcome, Unlink,
     Victim,
 };
-use crate::session::coverage::{Brought, ClaimId, Scope};
+use crate::session::claims::{ClaimId, Scope};
+use crate::session::coverage::Brought;
 use crate::session::loss::{Loss, LossKind};
 use crate::session::primary::{self, Phase, Primary, Settings, Slot, Ticket};
 use crate::wire::message::{
@@ -820,6 +821,15 @@ fn events() -> Vec<(&'static str, primary::Event)> {
                 brought: Brought::default(),
             },
         ),
+        ("verify", Event::VerifyBegun),
+        ("verified", Event::VerifyEnded),
+        (
+            "mend",
+            Event::Mend {
+                claim: ClaimId(9),
+                operations: vec![write(5)],
+            },
+        ),
         ("copied", Event::CopyDone),
         (
             "broken",
@@ -1030,6 +1040,18 @@ fn every_state_of_a_primary_takes_every_event() {
             "none sync disc decide decide part alone fail ended copy join join",
         ),
         (
+            "verify",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "verified",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
+            "mend",
+            "none sync disc decide decide part alone fail ended copy join join",
+        ),
+        (
             "copied",
             "none sync disc decide decide part alone fail ended copy join join",
         ),
@@ -1062,5 +1084,73 @@ fn every_state_of_a_primary_takes_every_event() {
             let after = here.primary.phase();
             assert_eq!(word(&after), expected, "{name} in {before:?}");
         }
+    }
+}
+
+fn is_shipped(here: &Here) -> bool {
+    let ships = |action: &primary::Action| {
+        matches!(
+            action,
+            primary::Action::Send(ToSecondary::Operation {
+                operation: Operation::Create(_),
+                ..
+            })
+        )
+    };
+    here.actions.iter().any(ships)
+}
+
+#[test]
+fn what_a_verification_claims_waits_until_it_is_released_or_the_verification_is_over() {
+    use primary::{Action, Event};
+    let claim = ClaimId(1);
+    let claimed = || {
+        let mut here = Here::in_sync(OnPeerLoss::Ask);
+        here.event(Event::VerifyBegun);
+        let scope = Scope {
+            names: Some((InodeId(1), vec![name("f5")])),
+            ..Scope::default()
+        };
+        here.event(Event::Claim { claim, scope });
+        assert!(here.actions.contains(&Action::Granted { claim, gone: vec![] }));
+        here.event(Event::Submit {
+            ticket: Ticket(1),
+            operation: create(5),
+        });
+        assert!(!is_shipped(&here), "it is held back");
+        here.event(Event::Submit {
+            ticket: Ticket(2),
+            operation: write(1),
+        });
+        here
+    };
+    let brought = Brought::default();
+    for end in [Event::Release { claim, brought }, Event::VerifyEnded] {
+        let mut here = claimed();
+        here.event(end);
+        assert!(is_shipped(&here), "{:?}", here.actions);
+    }
+    let mut lost = claimed();
+    lost.event(Event::LinkLost);
+    let over = |action: &Action| matches!(action, Action::VerifyOver { .. });
+    assert!(lost.actions.iter().any(over) && !lost.primary.is_verifying());
+    lost.event(Event::Connected {
+        session: SESSION,
+        welcome: welcome(),
+    });
+    assert!(is_shipped(&lost), "{:?}", lost.actions);
+}
+
+#[test]
+fn a_verification_does_not_begin_while_the_pair_is_not_in_sync() {
+    for mut here in phases() {
+        let is_in_sync = matches!(here.primary.phase(), Phase::InSync { .. });
+        here.event(primary::Event::VerifyBegun);
+        assert_eq!(
+            here.primary.is_verifying(),
+            is_in_sync,
+            "{:?}",
+            here.primary.phase()
+        );
     }
 }

@@ -383,7 +383,7 @@ fn every_state_of_a_secondary_takes_every_event() {
             "idle open serve unlinked drain close ended copy copy",
         ),
         (
-            Event::CopyWorkDone,
+            Event::RequestDone,
             "idle open serve unlinked idle close ended copy copy",
         ),
         (
