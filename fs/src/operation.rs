@@ -622,6 +622,12 @@ impl Operation {
         )
     }
 
+    /// True when the refusal says that what was to be taken away is not there: a change of owner or data takes attributes
+    /// of `security.*` with it, so whoever has seen one may come too late.
+    pub fn is_done_already(&self, errno: Errno) -> bool {
+        matches!(self, Operation::RemoveXattr { .. }) && errno == Errno::from(rustix::io::Errno::NODATA)
+    }
+
     /// True for what only makes earlier operations durable: it waits, and nothing waits for it.
     pub fn is_sync(&self) -> bool {
         matches!(self, Operation::Sync { .. } | Operation::Checkpoint)

@@ -215,6 +215,7 @@ impl Session for Quiet<'_> {
             }
             match self.there.apply(&operation) {
                 Outcome::Applied(applied) if applied.length == operation.length() => {}
+                Outcome::Refused(errno) if operation.is_done_already(errno) => {}
                 outcome => return Ok(Err(format!("{operation:?}: {outcome:?}"))),
             }
         }

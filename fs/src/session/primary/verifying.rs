@@ -162,6 +162,7 @@ impl Primary {
                 self.names.unbind(*inode);
                 Some(format!("it does not find {inode} for {}", describe(operation)))
             }
+            Outcome::Refused(errno) if operation.is_done_already(*errno) => None,
             Outcome::Refused(errno) | Outcome::Failed(errno) => {
                 if is_broken_disk(*errno) {
                     let detail = format!("{}, which repairs, failed there: {errno}", describe(operation));
