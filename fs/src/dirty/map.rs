@@ -485,9 +485,9 @@ impl DirtyMap {
 
     /// The peer has the same inode under this name, as far as the marks say.
     fn is_same_there(&self, place: &Place) -> bool {
-        !self.is_all_marked(place.parent)
-            && !self.unsent.additions.contains(&place.parent)
-            && !self.unsent.has_name(place.parent, &place.name)
+        // Also in a directory of which an earlier process has told only that it has new names: those the peer does not
+        // have, and whatever took the name of something else is marked by its name.
+        !self.is_all_marked(place.parent) && !self.unsent.has_name(place.parent, &place.name)
     }
 
     /// Nothing of it needs a mark of its own.

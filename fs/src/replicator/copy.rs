@@ -168,6 +168,9 @@ impl Replicator {
                 Err(Ended::NeedsWhole(why)) => {
                     info!(%why, "everything is compared");
                     self.copies.whole.store(true, Ordering::Release);
+                    if let Some(wanted) = &mut *self.copies.wanted() {
+                        wanted.progress = Arc::default();
+                    }
                     continue;
                 }
                 Err(Ended::Refused(refusal)) if first => {
