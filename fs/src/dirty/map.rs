@@ -288,6 +288,12 @@ impl DirtyMap {
         self.last_epoch
     }
 
+    /// What the epochs hold is marked otherwise.
+    pub fn forget_epochs(&mut self) {
+        self.sealed.clear();
+        self.current = Marks::default();
+    }
+
     /// Both nodes have that checkpoint on disk.
     pub fn covered(&mut self, epoch: EpochId) {
         while self.sealed.front().is_some_and(|(sealed, _)| *sealed <= epoch) {

@@ -505,7 +505,9 @@ impl Primary {
     }
 
     fn ship(&mut self, sent: Sent, operation: Operation, now: Duration, actions: &mut Vec<Action>) {
-        if self.is_in_sync() {
+        // While copying as well: what this node's own sync at the end of the copy comes too early for stays marked after
+        // it, until a checkpoint has it on both disks.
+        if self.is_linked() {
             self.note_shipped(&operation, now);
         }
         let (number, introduced) = self.stream.number(sent, now);

@@ -268,6 +268,8 @@ impl Primary {
         let loss = loss.clone();
         self.state = State::Parting { loss, linked: false };
         self.end_coverage();
+        // What was shipped is marked, durably, as what a node alone does.
+        self.tracking.map.forget_epochs();
         self.part_map();
         // `drive` goes on as after a note.
         self.noted_before = true;
