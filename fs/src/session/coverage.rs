@@ -104,6 +104,8 @@ pub(super) struct Coverage {
     trusts: Option<NonZeroU64>,
     /// In a tracked copy: directories whose names are stale until they were listed.
     unlisted: HashSet<InodeId>,
+    /// Names of these that have changed here only since the copy began.
+    spoilt_unlisted: HashMap<InodeId, BTreeSet<Name>>,
 }
 
 impl Coverage {
@@ -241,7 +243,13 @@ impl Coverage {
     /// The target may have something else under this name.
     fn spoil(&mut self, directory: InodeId, name: Name) {
         match self.directories.get_mut(&directory) {
-            None if self.trusts.is_none() || self.unlisted.contains(&directory) => return,
+            None if self.trusts.is_none() => return,
+            // What both sides have is not looked at when it is listed, unless it is marked: it was not when the copy
+            // began.
+            None if self.unlisted.contains(&directory) => {
+                self.spoilt_unlisted.entry(directory).or_default().insert(name);
+                return;
+            }
             None => {
                 let stale = BTreeSet::from([name]);
                 self.directories.insert(directory, Listing::Done { stale });
@@ -278,7 +286,8 @@ impl Coverage {
             return false;
         }
         let here = |entry: (InodeId, Name)| (entry.0 == directory).then_some(entry.1);
-        let changed = under_way.flat_map(entries).filter_map(here).collect();
+        let mut changed: BTreeSet<Name> = under_way.flat_map(entries).filter_map(here).collect();
+        changed.extend(self.spoilt_unlisted.remove(&directory).unwrap_or_default());
         self.directories.insert(directory, Listing::Going { changed });
         self.unlisted.remove(&directory);
         self.attributes_left(directory);
@@ -334,6 +343,7 @@ impl Coverage {
     pub(super) fn rest(&mut self, names: &Names, most: usize, claimed: bool) -> Rest {
         self.unfinished.retain(|inode, _| !names.is_gone(*inode));
         self.unlisted.retain(|inode| !names.is_gone(*inode));
+        self.spoilt_unlisted.retain(|inode, _| !names.is_gone(*inode));
         let gone: Vec<InodeId> = self
             .with_stale
             .iter()

@@ -673,6 +673,13 @@ impl World {
 
     /// Both may start, or neither: by what the records say to each other.
     fn choose_by_records(&mut self, one: usize, other: usize) {
+        // Whoever was the last to leave may start without its peer as well, so nobody starts the other one.
+        let is_last =
+            |world: &World, at: usize| world.machines[at].record().is_some_and(|record| record.newest);
+        let (one, other) = match is_last(self, other) {
+            true => (other, one),
+            false => (one, other),
+        };
         let (mine, its) = (self.state(one), self.state(other));
         let chosen = match (meet(&mine, &its), meet(&its, &mine)) {
             (Meeting::Equal | Meeting::Tracked | Meeting::Whole { .. }, _) => one,
