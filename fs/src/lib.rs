@@ -25,4 +25,6 @@ pub mod session;
 pub mod wire;
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod simulation;

@@ -97,7 +97,7 @@ impl World {
             .map(|(_, inode)| *inode)
             .collect();
         some.sort_unstable();
-        self.random.pick(&some)
+        self.random.pick(&some).copied()
     }
 
     fn is_locked(&self, at: usize, inode: InodeId) -> bool {
@@ -126,7 +126,7 @@ impl World {
 
     fn some_name(&mut self, at: usize, directory: InodeId) -> Option<(Name, InodeId)> {
         let names: Vec<Name> = self.node_of(at, directory)?.names.keys().cloned().collect();
-        let name = self.random.pick(&names)?;
+        let name = self.random.pick(&names)?.clone();
         let inode = self.look_up(at, directory, &name)?;
         (!self.is_locked(at, inode)).then_some((name, inode))
     }

@@ -3,8 +3,8 @@
 //! Changes of names, sizes and attributes reach the disk in order, as a journal brings them there; the data of a write
 //! reaches it whenever it likes, unless it was synced.
 
-use super::random::Random;
 use crate::operation::{Name, RenameMode, XattrName};
+use crate::random::Random;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -286,6 +286,20 @@ impl Tree {
         let mut seen = BTreeMap::new();
         self.list(TOP, String::new(), &mut seen, &mut lines);
         lines
+    }
+
+    /// What only this one has, and what only the other one.
+    pub(super) fn difference(&self, other: &Tree) -> String {
+        let (here, there) = (self.listing(), other.listing());
+        let only = |one: &[String], other: &[String]| {
+            let lines: Vec<_> = one.iter().filter(|line| !other.contains(line)).cloned().collect();
+            lines.join("\n  ")
+        };
+        format!(
+            "only here:\n  {}\nonly there:\n  {}",
+            only(&here, &there),
+            only(&there, &here)
+        )
     }
 
     fn list(&self, ino: Ino, path: String, seen: &mut BTreeMap<Ino, String>, lines: &mut Vec<String>) {

@@ -2,11 +2,11 @@
 
 use super::disk::Disk;
 use super::primary::PrimarySide;
-use super::random::Random;
 use super::secondary::SecondarySide;
 use crate::config::Durability;
 use crate::dirty::store::{Saved, SavedRecord, Units};
 use crate::operation::{FileHandle, InodeId};
+use crate::random::Random;
 use crate::record::copies::{OnVolume, settle};
 use crate::record::{BootId, Here, Present, Record};
 use crate::wire::message::Generation;

@@ -12,7 +12,6 @@ mod copying;
 mod disk;
 mod machine;
 mod primary;
-mod random;
 mod runs;
 mod scenarios;
 mod script;

@@ -297,7 +297,7 @@ impl World {
                     side.known.forget(&inodes);
                 }
                 Action::Granted { claim, gone } => side.granted = Some((claim, gone)),
-                Action::Close { .. } => self.wire.break_here(),
+                Action::Close { .. } => self.wire.close(),
                 Action::InSync => {
                     side.work.push(Work::ClearMap);
                     self.seen.in_sync += 1;
@@ -465,7 +465,7 @@ impl World {
         if let Some(record) = self.machines[at].record().cloned() {
             self.application_ended();
             self.machines[at].process = Process::Stopped(record);
-            self.wire.break_here();
+            self.wire.close();
             self.machines[at].disk.close_all();
         }
     }

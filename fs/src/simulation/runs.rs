@@ -1,8 +1,8 @@
 //! Runs at random.
 
-use super::random::Random;
 use super::world::{Faults, Seen, World};
 use crate::config::Durability;
+use crate::random::Random;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -56,14 +56,12 @@ fn c_copied_and_answered_then_the_target_loses_power() {
         let mut world = World::paired(steps as u64);
         world.file("f", 6);
         world.alone();
-        let write = world.ask_write("f", 1, 3);
-        world.done(write);
+        world.write("f", 1, 3);
         world.copying();
         world.some(&ALL, steps * 3);
         let at = world.at();
         world.lose_power(1 - at);
-        let write = world.ask_write("f", 0, 1);
-        world.done(write);
+        world.write("f", 0, 1);
         world.heals();
     }
 }
@@ -74,8 +72,7 @@ fn d_the_link_breaks_between_up_to_date_recorded_and_the_primary_told() {
         each(|world| {
             world.file("f", 6);
             world.alone();
-            let write = world.ask_write("f", 1, 3);
-            world.done(write);
+            world.write("f", 1, 3);
             world.copying();
             let at = world.at();
             // Nothing that the secondary sends arrives from here on.
@@ -125,8 +122,7 @@ fn f_a_returning_secondary_that_was_in_sync_before_its_peer_went_on_alone_does_n
     each(|world| {
         world.file("f", 3);
         world.alone();
-        let write = world.ask_write("f", 0, 1);
-        world.done(write);
+        world.write("f", 0, 1);
         let at = world.at();
         world.kill(1 - at);
         world.lose_power(at);
@@ -143,10 +139,8 @@ fn g_a_rename_over_an_existing_name_while_alone_then_a_crash() {
             world.file("a", 3);
             world.file("b", 5);
             world.alone();
-            let write = world.ask_write("a", 1, 1);
-            world.done(write);
-            let rename = world.ask_rename("a", "b");
-            world.done(rename);
+            world.write("a", 1, 1);
+            world.moves("a", "b");
             let at = world.at();
             match power {
                 true => world.lose_power(at),
@@ -160,14 +154,11 @@ fn g_a_rename_over_an_existing_name_while_alone_then_a_crash() {
 fn h_a_hard_link_is_removed_while_its_inode_is_dirty() {
     each(|world| {
         world.file("a", 3);
-        let link = world.ask_link("a", "b");
-        world.done(link);
+        world.links_to("a", "b");
         world.checkpointed();
         world.alone();
-        let write = world.ask_write("a", 1, 2);
-        world.done(write);
-        let unlink = world.ask_unlink("a");
-        world.done(unlink);
+        world.write("a", 1, 2);
+        world.removes("a");
     });
 }
 
@@ -180,8 +171,7 @@ fn i_names_are_rotated_with_any_prefix_of_it_on_the_peers_disk() {
                 world.make("b", kind.clone());
                 if kind == NodeKind::File {
                     for path in ["a", "b"] {
-                        let write = world.ask_write(path, 0, 2);
-                        world.done(write);
+                        world.write(path, 0, 2);
                     }
                 }
                 world.checkpointed();
@@ -191,8 +181,7 @@ fn i_names_are_rotated_with_any_prefix_of_it_on_the_peers_disk() {
                         world.machines[other].disk.sync_all();
                         world.machines[other].disk.freeze();
                     }
-                    let rename = world.ask_rename(from, to);
-                    world.done(rename);
+                    world.moves(from, to);
                 }
                 // What came after the prefix has not reached its disk.
                 world.lose_power(other);
@@ -230,8 +219,7 @@ fn k_a_truncate_does_not_overtake_an_extent_in_flight() {
         let mut world = World::paired(steps as u64);
         world.file("f", 8);
         world.alone();
-        let write = world.ask_write("f", 0, 8);
-        world.done(write);
+        world.write("f", 0, 8);
         world.copying();
         world.some(&ALL[..7], steps * 2);
         let truncate = world.ask_truncate("f", 1);
@@ -253,16 +241,14 @@ fn l_a_machine_is_restored_from_a_snapshot_state_and_volume_together() {
             let other = 1 - world.at();
             world.snapshot(other);
             for cell in 0..6 {
-                let write = world.ask_write("f", cell, 1);
-                world.done(write);
+                world.write("f", cell, 1);
                 world.checkpointed();
             }
             match case {
                 0 => {}
                 1 => {
                     world.alone();
-                    let write = world.ask_write("f", 7, 1);
-                    world.done(write);
+                    world.write("f", 7, 1);
                 }
                 _ => {
                     world.end();
@@ -280,17 +266,13 @@ fn l_a_machine_is_restored_from_a_snapshot_state_and_volume_together() {
 fn m_a_dirty_file_is_unlinked_while_alone_and_a_power_loss_takes_the_unlink_back() {
     each(|world| {
         world.file("f", 4);
-        let sync = world.ask_sync("f");
-        world.done(sync);
+        world.syncs("f");
         world.alone();
-        let write = world.ask_write("f", 1, 2);
-        world.done(write);
-        let sync = world.ask_sync("f");
-        world.done(sync);
+        world.write("f", 1, 2);
+        world.syncs("f");
         let at = world.at();
         world.machines[at].disk.freeze();
-        let unlink = world.ask_unlink("f");
-        world.done(unlink);
+        world.removes("f");
         world.lose_power(at);
     });
 }
@@ -300,11 +282,9 @@ fn n_written_alone_copied_and_checkpointed_on_the_target_then_the_source_loses_p
     each(|world| {
         world.file("f", 4);
         world.alone();
-        let write = world.ask_write("f", 1, 2);
-        world.done(write);
+        world.write("f", 1, 2);
         world.heals();
-        let write = world.ask_write("f", 0, 1);
-        world.done(write);
+        world.write("f", 0, 1);
         world.checkpointed();
         world.lose_power(world.at());
     });
@@ -312,8 +292,7 @@ fn n_written_alone_copied_and_checkpointed_on_the_target_then_the_source_loses_p
     each(|world| {
         world.file("f", 4);
         world.alone();
-        let write = world.ask_write("f", 1, 2);
-        world.done(write);
+        world.write("f", 1, 2);
         world.copying();
         let at = world.at();
         world.until(&ALL, "joining", |world| {
@@ -399,8 +378,7 @@ fn r_a_crash_at_each_step_of_the_end_of_a_resync_of_a_swap_and_of_a_clean_stop()
                 match run {
                     Run::EndOfResync => {
                         world.alone();
-                        let write = world.ask_write("f", 1, 2);
-                        world.done(write);
+                        world.write("f", 1, 2);
                         world.copying();
                         let at = world.at();
                         world.until(&ALL, "joining", |world| {
@@ -465,10 +443,8 @@ fn an_inode_that_an_interrupted_copy_has_made_anew_is_brought_over_whole_by_the_
         world.make("d", NodeKind::Directory);
         world.file("d/f", 6);
         world.alone();
-        let rename = world.ask_rename("d/f", "g");
-        world.done(rename);
-        let rename = world.ask_rename("d", "e");
-        world.done(rename);
+        world.moves("d/f", "g");
+        world.moves("d", "e");
         let at = world.at();
         // The peer's handles are not known to a new process unless they were written down.
         world.kill(at);
@@ -477,8 +453,7 @@ fn an_inode_that_an_interrupted_copy_has_made_anew_is_brought_over_whole_by_the_
         world.some(&ALL[..7], steps);
         let at = world.at();
         world.kill(1 - at);
-        let write = world.ask_write("g", 0, 1);
-        world.done(write);
+        world.write("g", 0, 1);
         world.heals();
     }
 }
@@ -491,8 +466,7 @@ fn what_reaches_the_target_of_a_copy_is_in_the_map_on_disk_before() {
             world.file(path, 2);
         }
         world.alone();
-        let write = world.ask_write("a", 0, 1);
-        world.done(write);
+        world.write("a", 0, 1);
         world.copying();
         world.some(&ALL[..7], 10);
         let other = world.find("c");
@@ -527,8 +501,7 @@ fn a_directory_whose_removal_was_refused_is_still_one_that_the_peer_never_had() 
         world.until(&ALL, "alone", |world| {
             matches!(world.phase(at), Some(Phase::Alone(_)))
         });
-        let write = world.ask_write("d/f", 1, 1);
-        world.done(write);
+        world.write("d/f", 1, 1);
         let rmdir = world.ask_unlink("d");
         world.done(rmdir);
         world.file("d/g", 1);

@@ -194,7 +194,32 @@ impl World {
     /// A file with so many cells.
     pub(super) fn file(&mut self, path: &str, cells: u64) {
         self.make(path, NodeKind::File);
-        let ticket = self.ask_write(path, 0, cells);
+        self.write(path, 0, cells);
+    }
+
+    /// As [`World::ask_write`], answered; so with those below.
+    pub(super) fn write(&mut self, path: &str, cell: u64, count: u64) {
+        let ticket = self.ask_write(path, cell, count);
+        self.done(ticket);
+    }
+
+    pub(super) fn moves(&mut self, from: &str, to: &str) {
+        let ticket = self.ask_rename(from, to);
+        self.done(ticket);
+    }
+
+    pub(super) fn links_to(&mut self, from: &str, to: &str) {
+        let ticket = self.ask_link(from, to);
+        self.done(ticket);
+    }
+
+    pub(super) fn removes(&mut self, path: &str) {
+        let ticket = self.ask_unlink(path);
+        self.done(ticket);
+    }
+
+    pub(super) fn syncs(&mut self, path: &str) {
+        let ticket = self.ask_sync(path);
         self.done(ticket);
     }
 

@@ -256,7 +256,7 @@ impl World {
                 }
                 Action::Close { .. } => {
                     if side.present.take() == Some(id) {
-                        self.wire.break_there();
+                        self.wire.close();
                     }
                 }
                 Action::SessionOver(over) => {

@@ -93,20 +93,9 @@ impl Truth {
                 return Ok(());
             }
         }
-        let (here, there) = (self.disk.now.listing(), tree.listing());
-        let only = |one: &[String], other: &[String]| {
-            one.iter()
-                .filter(|line| !other.contains(line))
-                .cloned()
-                .collect::<Vec<_>>()
-                .join("\n  ")
-        };
         let maybe: Vec<&Operation> = self.maybe.iter().map(|(operation, _)| operation).collect();
-        Err(format!(
-            "only answered:\n  {}\nonly there:\n  {}\nperhaps: {maybe:?}",
-            only(&here, &there),
-            only(&there, &here)
-        ))
+        let difference = self.disk.now.difference(tree);
+        Err(format!("{difference}\nperhaps: {maybe:?}"))
     }
 
     /// A power loss has taken what nobody else has: what is left is the truth.

@@ -1,11 +1,11 @@
 //! The connection between the two machines.
 
 use super::primary::After;
-use super::random::Random;
 use super::store::time;
 use super::world::World;
 use crate::dirty::MarkSeq;
 use crate::operation::Timestamp;
+use crate::random::Random;
 use crate::record::decision::CopyState;
 use crate::record::{Record, Role};
 use crate::resync::source::Known;
@@ -80,11 +80,8 @@ impl Wire {
         }
     }
 
-    pub(super) fn break_here(&mut self) {
-        self.closing = true;
-    }
-
-    pub(super) fn break_there(&mut self) {
+    /// An end closes it, once what was sent is out.
+    pub(super) fn close(&mut self) {
         self.closing = true;
     }
 

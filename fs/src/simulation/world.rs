@@ -4,13 +4,13 @@ use super::application::Application;
 use super::disk::{Disk, Ino};
 use super::machine::{Durable, Machine, Process};
 use super::primary::PEER_STALL;
-use super::random::Random;
 use super::secondary::Leaves;
 use super::truth::{Truth, counts};
 pub(super) use super::wire::Call;
 use super::wire::Wire;
 use crate::config::Durability;
 use crate::operation::{Applied, Errno, InodeId, Operation};
+use crate::random::Random;
 use crate::record::Record;
 use crate::record::decision::{CopyState, Meeting, meet};
 use crate::resync::lane::CopyError;
@@ -775,27 +775,15 @@ impl World {
 
     pub(super) fn check_equal(&mut self, at: usize) {
         let (here, there) = (&self.machines[at].disk.now, &self.machines[1 - at].disk.now);
-        if !here.equals(there, &mut BTreeMap::new()) {
-            let (here, there) = (here.listing(), there.listing());
-            let only = |one: &[String], other: &[String]| {
-                one.iter()
-                    .filter(|line| !other.contains(line))
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .join("\n  ")
-            };
-            panic!(
-                "the copies differ\nonly on the primary:\n  {}\nonly on the secondary:\n  {}",
-                only(&here, &there),
-                only(&there, &here)
-            );
-        }
-        let mut pairs = BTreeMap::new();
         assert!(
-            self.truth.tree().equals(here, &mut pairs),
-            "what was answered is not what is there\n{:#?}\n{:#?}",
-            self.truth.tree().listing(),
-            here.listing()
+            here.equals(there, &mut BTreeMap::new()),
+            "the copies differ\n{}",
+            here.difference(there)
+        );
+        assert!(
+            self.truth.tree().equals(here, &mut BTreeMap::new()),
+            "what was answered is not what is there\n{}",
+            self.truth.tree().difference(here)
         );
         assert_eq!(self.truth.holds, [true; 2]);
     }
@@ -806,9 +794,8 @@ impl World {
         let (here, there) = (&self.machines[at].disk.now, &self.machines[1 - at].disk.now);
         assert!(
             here.equals(there, &mut BTreeMap::new()),
-            "said to be equal:\n{:#?}\n{:#?}",
-            here.listing(),
-            there.listing()
+            "said to be equal\n{}",
+            here.difference(there)
         );
         self.truth.lost_power[1 - at] = false;
         self.is_restored = [false; 2];

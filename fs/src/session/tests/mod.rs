@@ -3,7 +3,6 @@
 mod model;
 mod pair;
 mod primary_rules;
-mod random;
 mod schedules;
 mod secondary_rules;
 mod verifying;

@@ -2,7 +2,6 @@
 //! random; rules that must hold at every moment are checked on the way.
 
 use super::model::{Model, name, time, xattr_name};
-use super::random::Random;
 use super::verifying::Verifier;
 use crate::config::{Durability, OnPeerLoss};
 use crate::dirty::MarkSeq;
@@ -10,6 +9,7 @@ use crate::operation::{
     Applied, Attributes, Create, Errno, InodeId, Name, NodeKind, Operation, Outcome, Rename, RenameMode,
     Unlink, Victim, XattrMode,
 };
+use crate::random::Random;
 use crate::session::primary::{self, Phase, Primary, Settings, Slot, Ticket};
 use crate::session::repair::undo_name_operation;
 use crate::session::secondary::{self, Over, Secondary};

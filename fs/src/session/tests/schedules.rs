@@ -1,8 +1,8 @@
 //! Random runs of a pair, each from a seed that is printed when it fails.
 
 use super::pair::{Faults, Pair, Seen};
-use super::random::Seed;
 use crate::config::OnPeerLoss;
+use crate::random::Seed;
 use crate::session::primary::{self, Phase};
 use crate::session::secondary::{self, Over};
 

@@ -3,9 +3,9 @@
 
 use super::model::{Model, time};
 use super::pair::{Faults, Pair};
-use super::random::Seed;
 use crate::config::OnPeerLoss;
 use crate::operation::{Attributes, InodeId, Name, Operation};
+use crate::random::Seed;
 use crate::session::claims::{ClaimId, Scope};
 use crate::session::coverage::Brought;
 use crate::session::names::unfilled_handle;
