@@ -38,7 +38,8 @@ use serde::{Deserialize, Serialize};
 /// missing; 2.
 const FORMAT: u32 = 2;
 
-/// Checkpoints that a secondary has counted and its primary has not yet, at most: the periodic one and that of a clean end.
+/// Checkpoints that a secondary has counted and its primary has not yet, at most: the periodic one, of which there is no
+/// other before it is noted, and that of a clean end.
 const UNCOUNTED_MAX: u64 = 2;
 
 /// What is durably known of this copy. The order of the fields is that of the bytes on the volume.

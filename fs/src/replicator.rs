@@ -564,7 +564,7 @@ impl Replicator {
                     let saved = records
                         .into_iter()
                         .filter_map(|record| self.saved_record(&inner.primary, record));
-                    self.marks.add(seq, self.keeper.current().generation, saved);
+                    self.marks.add(seq, self.keeper.generation(), saved);
                 }
                 Action::NoteCheckpoint { more } => deferred.push_back(Deferred::NoteCheckpoint { more }),
                 Action::Close { reason } => {

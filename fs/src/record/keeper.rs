@@ -6,6 +6,7 @@ use super::volume::cut;
 use super::{BootId, Here, Record, RecordError, RecordFile};
 use crate::backing::Volume;
 use crate::config::Durability;
+use crate::wire::message::Generation;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::warn;
@@ -70,6 +71,11 @@ impl Keeper {
     /// The record as it is on disk.
     pub fn current(&self) -> Record {
         self.lock().clone()
+    }
+
+    /// The generation in it. Cheaper than [`Keeper::current`], for the path of a write.
+    pub fn generation(&self) -> Option<Generation> {
+        self.lock().generation
     }
 
     /// Changes the record; durable in every place when this returns. After an error the old record stands for

@@ -428,7 +428,7 @@ impl Replicator {
             };
         }
         let here = self.keeper.here();
-        *self.joined_from.lock().unwrap_or_else(PoisonError::into_inner) = self.keeper.current().generation;
+        *self.joined_from.lock().unwrap_or_else(PoisonError::into_inner) = self.keeper.generation();
         let noted = self.keeper.update(|record| {
             if record.peer_lacks_data && !*self.over.borrow() {
                 record.join(generation, Role::Primary, here);

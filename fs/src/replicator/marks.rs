@@ -108,7 +108,7 @@ fn write(replicator: &Weak<Replicator>, marks: &Marks, maps: &Maps) {
         let Some(replicator) = replicator.upgrade() else {
             return;
         };
-        let written = match replicator.keeper.current().generation {
+        let written = match replicator.keeper.generation() {
             // The time alone that they belong to is over, and what they speak of is at the secondary.
             generation if generation != of => Ok(()),
             Some(generation) => maps.add(generation, &records).map_err(|error| error.to_string()),
@@ -135,7 +135,7 @@ impl Replicator {
                     .filter_map(|record| self.saved_record(&inner.primary, record));
                 let saved: Vec<SavedRecord> = saved.collect();
                 // Under the lock: behind what introduces their directories.
-                self.marks.add(seq, self.keeper.current().generation, saved);
+                self.marks.add(seq, self.keeper.generation(), saved);
                 Some(seq)
             } else {
                 None

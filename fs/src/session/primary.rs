@@ -390,8 +390,10 @@ impl Primary {
     /// Until the record says that the peer may be in sync, the map on disk is all that a successor of this process
     /// knows: what it does not name must not reach the secondary either. A successor's copy would not look at it.
     fn must_be_marked_first(&mut self, operation: &Operation, actions: &mut Vec<Action>) -> bool {
-        let counts_on_map = self.is_copying() || self.is_noting_join();
-        counts_on_map && self.route(operation) == Route::Ship && self.track(operation, actions).is_some()
+        self.counts_on_map()
+            && self.is_linked()
+            && self.route(operation) == Route::Ship
+            && self.track(operation, actions).is_some()
     }
 
     fn route(&self, operation: &Operation) -> Route {
@@ -443,9 +445,9 @@ impl Primary {
         }
         self.last_slot = Slot(self.last_slot.0 + 1);
         let slot = self.last_slot;
-        let mark = match self.is_in_sync() && !self.is_noting_join() {
-            true => None,
-            false => self.track(&submitted.operation, actions),
+        let mark = match self.counts_on_map() {
+            true => self.track(&submitted.operation, actions),
+            false => None,
         };
         let change = self.names.number(&submitted.operation);
         self.cover(&submitted.operation, shipped);

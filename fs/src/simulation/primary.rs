@@ -326,6 +326,7 @@ impl World {
     pub(super) fn primary_work(&mut self, at: usize, index: usize) -> bool {
         let here = self.machines[at].here();
         let generation = Generation(self.random.bytes());
+        let notes_fail = self.notes_fail;
         let Some(side) = self.primary_side(at) else {
             return false;
         };
@@ -367,6 +368,9 @@ impl World {
                 };
                 self.write_record(at, change, After::Say(Box::new(Event::Noted { generation })));
                 self.goes_alone(at);
+            }
+            Work::NoteCheckpoint(_) if notes_fail => {
+                self.primary_event(at, Event::CheckpointNotNoted);
             }
             Work::NoteCheckpoint(more) => {
                 let after = After::Say(Box::new(Event::CheckpointNoted));

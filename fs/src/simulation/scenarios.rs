@@ -548,3 +548,21 @@ fn a_checkpoint_that_ends_while_the_connection_is_gone_is_counted_on_both_nodes(
         assert_eq!(counts[0], counts[1], "both have been through the same");
     });
 }
+
+#[test]
+fn a_checkpoint_that_cannot_be_noted_is_noted_before_there_is_another() {
+    each(|world| {
+        world.file("f", 3);
+        world.notes_fail = true;
+        for cell in 0..6 {
+            world.write("f", cell, 1);
+            world.some(&ALL, 300);
+        }
+        let at = world.at();
+        let (here, there) = (side_count(world, at), side_count(world, 1 - at));
+        assert!(there > here, "checkpoints went on: {here} {there}");
+        assert!(there <= here + 1, "{here} {there}");
+        world.notes_fail = false;
+        world.kill(1 - at);
+    });
+}

@@ -115,6 +115,8 @@ pub(super) struct World {
     pub(super) truth: Truth,
     pub(super) application: Application,
     pub(super) seen: Seen,
+    /// No checkpoint can be noted on the primary.
+    pub(super) notes_fail: bool,
     /// Until when nothing gets through.
     cut_until: Duration,
     snapshots: [Option<(Disk, Durable)>; 2],
@@ -151,6 +153,7 @@ impl World {
             truth: Truth::new(),
             application: Application::default(),
             seen: Seen::default(),
+            notes_fail: false,
             cut_until: Duration::ZERO,
             snapshots: [None, None],
             is_restored: [false; 2],

@@ -209,7 +209,7 @@ pub enum Action {
     /// Both nodes have checkpoints on disk. Count them in the record, then say [`Event::CheckpointNoted`] or
     /// [`Event::CheckpointNotNoted`].
     NoteCheckpoint {
-        /// How many; more than one when an earlier note failed.
+        /// How many; more than one when others, of clean ends that did not come about, were not counted yet.
         more: u64,
     },
     /// Run this on a worker, then say [`Event::LocalDone`].

@@ -35,9 +35,9 @@ pub(super) struct Tracking {
     /// Names were moved on the secondary since the parting: places do not identify any more.
     pub(super) names_moved: bool,
     checkpoint: Checkpoint,
-    /// Checkpoints that both nodes have and the record does not count yet.
+    /// Checkpoints that both nodes have, and the record does not count yet, nor is about to.
     uncounted: u64,
-    /// Of these, how many the driver is about to write into it.
+    /// Those that the driver is about to write into it.
     counting: u64,
     /// Inodes that keep their entry for the present epoch.
     kept: Vec<InodeId>,
@@ -60,6 +60,13 @@ enum Checkpoint {
     },
     /// Both nodes have everything on disk; that is being written down here.
     Noting { number: Number, epoch: EpochId },
+    /// It could not be. It is tried again before there is another checkpoint, so that the secondary, which has counted
+    /// this one, is never far ahead of the record here (`UNCOUNTED_MAX` in `record.rs`).
+    Unnoted {
+        number: Number,
+        epoch: EpochId,
+        due: Duration,
+    },
 }
 
 impl Tracking {
@@ -97,6 +104,11 @@ impl Primary {
         }
     }
 
+    /// The record says that this node's copy alone is whole: what the secondary may lack is what the map on disk says.
+    pub(super) fn counts_on_map(&self) -> bool {
+        self.is_alone() || self.is_copying() || self.is_noting_join()
+    }
+
     /// An operation is about to be numbered while this node's copy alone is whole. What it must wait for.
     pub(super) fn track(&mut self, operation: &Operation, actions: &mut Vec<Action>) -> Option<MarkSeq> {
         if operation.is_sync() || self.tracking.lost.is_some() {
@@ -131,8 +143,7 @@ impl Primary {
             }
             _ => return,
         };
-        let is_tracked = self.is_alone() || self.is_copying() || self.is_noting_join();
-        if !is_tracked || self.tracking.lost.is_some() {
+        if !self.counts_on_map() || self.tracking.lost.is_some() {
             return;
         }
         let (seq, records) = self.tracking.map.was_not_new(directory, name);
@@ -321,15 +332,16 @@ impl Primary {
     pub(super) fn ended(&mut self, with_peer: bool) -> Action {
         Action::Ended {
             with_peer,
-            checkpoints: std::mem::take(&mut self.tracking.uncounted) - self.tracking.counting,
+            checkpoints: std::mem::take(&mut self.tracking.uncounted),
         }
     }
 
     pub(super) fn checkpoint_due(&self) -> Option<Duration> {
         match self.tracking.checkpoint {
-            Checkpoint::Due(due) if self.may_checkpoint() => Some(due),
+            Checkpoint::Due(due) | Checkpoint::Unnoted { due, .. } if self.may_checkpoint() => Some(due),
             Checkpoint::Idle
             | Checkpoint::Due(_)
+            | Checkpoint::Unnoted { .. }
             | Checkpoint::Running { .. }
             | Checkpoint::Noting { .. } => None,
         }
@@ -341,9 +353,13 @@ impl Primary {
             && self.ending == super::Ending::No
     }
 
-    /// Numbers a checkpoint if one is due.
+    /// Numbers a checkpoint if one is due, or has the last one noted.
     pub(super) fn check_checkpoint(&mut self, now: Duration, actions: &mut Vec<Action>) {
         if self.checkpoint_due().is_none_or(|due| now < due) {
+            return;
+        }
+        if let Checkpoint::Unnoted { number, epoch, .. } = self.tracking.checkpoint {
+            self.note_checkpoint(number, epoch, actions);
             return;
         }
         let epoch = self.tracking.map.seal();
@@ -372,17 +388,20 @@ impl Primary {
         } = self.tracking.checkpoint
             && running == slot
         {
-            self.tracking.checkpoint = Checkpoint::Noting { number, epoch };
-            self.tracking.counting = self.tracking.uncounted;
-            actions.push(Action::NoteCheckpoint {
-                more: self.tracking.uncounted,
-            });
+            self.note_checkpoint(number, epoch, actions);
         }
+    }
+
+    fn note_checkpoint(&mut self, number: Number, epoch: EpochId, actions: &mut Vec<Action>) {
+        self.tracking.checkpoint = Checkpoint::Noting { number, epoch };
+        self.tracking.counting = std::mem::take(&mut self.tracking.uncounted);
+        actions.push(Action::NoteCheckpoint {
+            more: self.tracking.counting,
+        });
     }
 
     /// That both nodes have everything on disk is written down here.
     pub(super) fn checkpoint_noted(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        self.tracking.uncounted = self.tracking.uncounted.saturating_sub(self.tracking.counting);
         self.tracking.counting = 0;
         let Checkpoint::Noting { number, epoch } = self.tracking.checkpoint else {
             return;
@@ -407,11 +426,12 @@ impl Primary {
         }
     }
 
-    /// That cannot be written down: the marks stay until a later one can.
+    /// That cannot be written down: the marks stay until it can.
     pub(super) fn checkpoint_not_noted(&mut self, now: Duration) {
-        self.tracking.counting = 0;
-        if let Checkpoint::Noting { .. } = self.tracking.checkpoint {
-            self.tracking.checkpoint = Checkpoint::Due(now + self.settings.checkpoint_interval);
+        self.tracking.uncounted += std::mem::take(&mut self.tracking.counting);
+        if let Checkpoint::Noting { number, epoch } = self.tracking.checkpoint {
+            let due = now + self.settings.checkpoint_interval;
+            self.tracking.checkpoint = Checkpoint::Unnoted { number, epoch, due };
         }
     }
 }
