@@ -410,6 +410,27 @@ impl Replicator {
         copying.await.unwrap_or(Err(CopyError::Over))
     }
 
+    /// Waits for a claim of a copy or a verification that goes on. The inodes of it that have no name any more.
+    pub(super) fn wait_for_claim(
+        self: &Arc<Self>,
+        claim: ClaimId,
+        scope: Scope,
+        goes_on: impl FnOnce(&Primary) -> bool,
+    ) -> Result<Vec<InodeId>, CopyError> {
+        let (granted, wait) = oneshot::channel();
+        let deferred = {
+            let mut inner = self.lock();
+            if !goes_on(&inner.primary) {
+                return Err(CopyError::Over);
+            }
+            inner.claims.insert(claim, granted);
+            self.step(&mut inner, Event::Claim { claim, scope })
+        };
+        self.carry_out(deferred, Runs::Task);
+        // The sender goes when it is over.
+        wait.blocking_recv().map_err(|_| CopyError::Over)
+    }
+
     /// A new generation, which the peer may be on as well. Only a record that says "alone" is changed: whoever
     /// parted meanwhile has written another.
     pub(super) fn note_joined(&self) -> Event {
@@ -463,19 +484,8 @@ impl Session for Attempt {
 
     fn claim(&self, scope: Scope) -> Result<(ClaimId, Vec<InodeId>), CopyError> {
         let claim = ClaimId(self.next_claim.fetch_add(1, Ordering::Relaxed));
-        let (granted, wait) = tokio::sync::oneshot::channel();
-        let deferred = {
-            let mut inner = self.replicator.lock();
-            if !matches!(inner.primary.phase(), Phase::Copying(_)) {
-                return Err(CopyError::Over);
-            }
-            inner.claims.insert(claim, granted);
-            self.replicator.step(&mut inner, Event::Claim { claim, scope })
-        };
-        self.replicator.carry_out(deferred, Runs::Task);
-        // The sender goes when the copy is over.
-        let gone = wait.blocking_recv().map_err(|_| CopyError::Over)?;
-        Ok((claim, gone))
+        let goes_on = |primary: &Primary| matches!(primary.phase(), Phase::Copying(_));
+        Ok((claim, self.replicator.wait_for_claim(claim, scope, goes_on)?))
     }
 
     fn release(&self, claim: ClaimId, brought: Brought) {

@@ -138,6 +138,9 @@ impl Replicator {
         });
         // A panic there is a mistake in this program; the verification is over all the same.
         let result = comparing.await.unwrap_or(Err(CopyError::Over));
+        if let Err(CopyError::Link(_) | CopyError::Closed) = &result {
+            self.wait_for_verdict(running).await;
+        }
         self.event(Event::VerifyEnded, Runs::Task);
         {
             let mut inner = self.lock();
@@ -147,6 +150,16 @@ impl Replicator {
         result
     }
 
+    /// A connection breaks with the session, mostly, which then tells more: that takes as long as the session takes to
+    /// notice.
+    async fn wait_for_verdict(&self, running: &Running) {
+        let mut stopped = running.stopped.subscribe();
+        let told = tokio::time::timeout(self.config.peer_stall, stopped.wait_for(Option::is_some)).await;
+        if told.is_err() {
+            debug!("the connection of a verification broke, and the session goes on");
+        }
+    }
+
     fn verification_ended(&self, running: &Running, result: Result<(), CopyError>) {
         let error = match result {
             Ok(()) => None,
@@ -154,7 +167,6 @@ impl Replicator {
                 let stopped = running.stopped.borrow().clone();
                 Some(stopped.unwrap_or_else(|| "it was cut short".to_owned()))
             }
-            // A connection breaks with the session, which tells more.
             Err(error) => Some(match running.stopped.borrow().clone() {
                 Some(reason) => format!("{reason} ({error})"),
                 None => error.to_string(),
@@ -228,18 +240,9 @@ impl Session for Attempt {
 
     fn claim(&self, scope: Scope) -> Result<(ClaimId, Vec<InodeId>), CopyError> {
         let claim = ClaimId(self.next_claim.fetch_add(1, Ordering::Relaxed));
-        let (granted, wait) = oneshot::channel();
-        let deferred = {
-            let mut inner = self.replicator.lock();
-            if !inner.primary.is_verifying() {
-                return Err(CopyError::Over);
-            }
-            inner.claims.insert(claim, granted);
-            self.replicator.step(&mut inner, Event::Claim { claim, scope })
-        };
-        self.replicator.carry_out(deferred, Runs::Task);
-        // The sender goes when the verification is over.
-        let gone = wait.blocking_recv().map_err(|_| CopyError::Over)?;
+        let gone = self
+            .replicator
+            .wait_for_claim(claim, scope, Primary::is_verifying)?;
         Ok((claim, gone))
     }
 

@@ -1,6 +1,8 @@
 //! Jobs of a copy or a verification, and who works on them.
 
-use super::lane::CopyError;
+use super::lane::{CopyError, Lane};
+use super::pace::{Pace, Turn};
+use super::progress::Orders;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +15,7 @@ pub(super) struct Board<J, L> {
 pub(super) struct Jobs<J, L> {
     pub(super) queue: VecDeque<J>,
     working: usize,
-    pub(super) failed: Option<CopyError>,
+    failed: Option<CopyError>,
     /// Found by one step, for the next one.
     pub(super) later: L,
 }
@@ -35,7 +37,7 @@ impl<J, L: Default> Default for Board<J, L> {
 
 impl<J, L> Board<J, L> {
     /// The next job; none when a step is over or has failed.
-    pub(super) fn take(&self) -> Option<(J, Working<'_, J, L>)> {
+    fn take(&self) -> Option<(J, Working<'_, J, L>)> {
         let mut jobs = self.lock();
         loop {
             if jobs.failed.is_some() {
@@ -56,8 +58,47 @@ impl<J, L> Board<J, L> {
         }
     }
 
+    /// Runs jobs on all lanes until there is none, or one has failed.
+    pub(super) fn work_off(
+        &self,
+        lanes: &mut [Lane],
+        work: impl Fn(&mut Lane, J) -> Result<(), CopyError> + Sync,
+    ) -> Result<(), CopyError>
+    where
+        J: Send,
+        L: Send,
+    {
+        std::thread::scope(|scope| {
+            for lane in lanes {
+                scope.spawn(|| {
+                    while let Some((job, working)) = self.take() {
+                        working.end(work(lane, job));
+                    }
+                });
+            }
+        });
+        match self.lock().failed.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until so many bytes more may be under way, or it is over, or somebody has failed. They are until what this
+    /// gives is dropped.
+    pub(super) fn turn<'a>(
+        &self,
+        orders: &Orders,
+        pace: &'a Pace,
+        bytes: u64,
+        is_over: impl Fn() -> bool,
+    ) -> Turn<'a> {
+        let is_over = || is_over() || self.has_failed();
+        orders.wait(bytes, is_over);
+        pace.take(bytes, is_over)
+    }
+
     /// Somebody has failed: the step is over.
-    pub(super) fn has_failed(&self) -> bool {
+    fn has_failed(&self) -> bool {
         self.lock().failed.is_some()
     }
 
@@ -73,13 +114,13 @@ impl<J, L> Board<J, L> {
 }
 
 /// A job that somebody works on. Dropped without an end, by a panic, it has failed.
-pub(super) struct Working<'a, J, L> {
+struct Working<'a, J, L> {
     board: &'a Board<J, L>,
     result: Option<Result<(), CopyError>>,
 }
 
 impl<J, L> Working<'_, J, L> {
-    pub(super) fn end(mut self, result: Result<(), CopyError>) {
+    fn end(mut self, result: Result<(), CopyError>) {
         self.result = Some(result);
     }
 }

@@ -133,6 +133,14 @@ impl Lane {
         self.carrier.answers(count)
     }
 
+    /// Waits for the next answer.
+    ///
+    /// # Errors
+    /// As [`Carrier::answers`].
+    pub fn answer(&mut self) -> Result<ToSource, CopyError> {
+        self.answers(1)?.pop().ok_or(CopyError::Confused)
+    }
+
     /// As [`Lane::exchange`], for requests that are answered by [`ToSource::Written`].
     pub fn write(&mut self, requests: &[ToTarget]) -> Result<(), CopyError> {
         let answers = self.exchange(requests)?;

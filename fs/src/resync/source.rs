@@ -122,7 +122,7 @@ impl Source<'_> {
         }
         let (mut rounds, mut placed) = (0, 0);
         loop {
-            self.work_off(&board, lanes)?;
+            board.work_off(lanes, |lane, job| self.work(&board, lane, job))?;
             let rest = self.session.rest();
             let nodes = std::mem::take(&mut board.lock().later);
             if let Some((directory, names)) = rest.stale.first() {
@@ -260,29 +260,10 @@ impl Source<'_> {
         }
     }
 
-    /// Runs jobs on all lanes until there is none.
-    fn work_off(&self, board: &Board, lanes: &mut [Lane]) -> Result<(), CopyError> {
-        std::thread::scope(|scope| {
-            for lane in lanes {
-                scope.spawn(|| {
-                    while let Some((job, working)) = board.take() {
-                        working.end(self.work(board, lane, job));
-                    }
-                });
-            }
-        });
-        match board.lock().failed.take() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
-    }
-
     /// Waits until so many bytes more may be brought over, or somebody has failed. They are under way until what
     /// this gives is dropped.
     fn wait(&self, board: &Board, bytes: u64) -> Turn<'_> {
-        let is_over = || self.session.is_over() || board.has_failed();
-        self.orders.wait(bytes, is_over);
-        self.pace.take(bytes, is_over)
+        board.turn(self.orders, self.pace, bytes, || self.session.is_over())
     }
 
     fn work(&self, board: &Board, lane: &mut Lane, job: Job) -> Result<(), CopyError> {

@@ -8,7 +8,7 @@
 //! Which directory of the secondary belongs to which here is always found out under a claim of its name, from the
 //! replicated directories downwards; from then on the two belong together whatever they are called.
 //!
-//! Threads, one for each [`Far`], take jobs from one board.
+//! Threads, one for each [`Lane`], take jobs from one board.
 
 use super::board;
 use super::lane::{CopyError, Lane};
@@ -17,7 +17,6 @@ use super::progress::Orders;
 use crate::backing::Store;
 use crate::operation::{FileHandle, InodeId, Name, NodeKind, Operation};
 use crate::session::claims::{ClaimId, Scope};
-use crate::wire::bulk::{ToSource, ToTarget};
 use crate::wire::survey::{Seen, Sight, Spot};
 pub use findings::Findings;
 use findings::join;
@@ -69,39 +68,6 @@ pub trait Session: Sync {
     fn mend(&self, claim: ClaimId, operations: Vec<Operation>) -> Result<Result<(), String>, CopyError>;
     /// A name that something is mounted on, which is left out.
     fn skipped_mount(&self, path: &str);
-}
-
-/// The other copy, by one connection.
-pub trait Far: Send {
-    /// Sends requests; each has one answer, which is taken before anything else is asked.
-    ///
-    /// # Errors
-    /// [`CopyError`].
-    fn ask(&mut self, requests: &[ToTarget]) -> Result<(), CopyError>;
-    /// Waits for the next answer.
-    ///
-    /// # Errors
-    /// Also when the request failed there.
-    fn answer(&mut self) -> Result<ToSource, CopyError>;
-    /// The names that are there for a request that asks for names.
-    ///
-    /// # Errors
-    /// Also when the request failed there.
-    fn listed(&mut self, request: &ToTarget) -> Result<Vec<Name>, CopyError>;
-}
-
-impl Far for Lane {
-    fn ask(&mut self, requests: &[ToTarget]) -> Result<(), CopyError> {
-        Lane::ask(self, requests)
-    }
-
-    fn answer(&mut self) -> Result<ToSource, CopyError> {
-        self.answers(1)?.pop().ok_or(CopyError::Confused)
-    }
-
-    fn listed(&mut self, request: &ToTarget) -> Result<Vec<Name>, CopyError> {
-        Lane::listed(self, request)
-    }
 }
 
 /// One verification.
@@ -223,7 +189,7 @@ impl<'a> Verify<'a> {
     ///
     /// # Errors
     /// [`CopyError`]; what was found until then is in the findings.
-    pub fn run<F: Far>(&self, fars: &mut [F]) -> Result<(), CopyError> {
+    pub fn run(&self, lanes: &mut [Lane]) -> Result<(), CopyError> {
         let board = Board::default();
         for (index, top) in self.tops.iter().enumerate() {
             let inode = InodeId::root(index);
@@ -240,18 +206,18 @@ impl<'a> Verify<'a> {
             board.lock().queue.push_back(Job::Directory(directory));
         }
         loop {
-            self.work_off(&board, fars)?;
-            let Some(far) = fars.first_mut() else {
+            board.work_off(lanes, |lane, job| self.work(&board, lane, job))?;
+            let Some(lane) = lanes.first_mut() else {
                 return Ok(());
             };
             let moved = self.session.moved(MOVED_AT_A_TIME);
             if moved.is_empty() {
-                self.settle_links(far)?;
+                self.settle_links(lane)?;
                 return Ok(());
             }
             for inode in moved {
                 if let Some((parent, name)) = self.session.place_of(inode)
-                    && let Some(directory) = self.directory_of(&board, far, parent)?
+                    && let Some(directory) = self.directory_of(&board, lane, parent)?
                 {
                     board.add(Job::Names(directory, vec![name]));
                 }
@@ -259,32 +225,15 @@ impl<'a> Verify<'a> {
         }
     }
 
-    /// Runs jobs on all connections until there is none.
-    fn work_off<F: Far>(&self, board: &Board, fars: &mut [F]) -> Result<(), CopyError> {
-        std::thread::scope(|scope| {
-            for far in fars {
-                scope.spawn(|| {
-                    while let Some((job, working)) = board.take() {
-                        working.end(self.work(board, far, job));
-                    }
-                });
-            }
-        });
-        match board.lock().failed.take() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
-    }
-
-    fn work(&self, board: &Board, far: &mut dyn Far, job: Job) -> Result<(), CopyError> {
+    fn work(&self, board: &Board, lane: &mut Lane, job: Job) -> Result<(), CopyError> {
         if self.session.is_over() {
             return Err(CopyError::Over);
         }
         match job {
-            Job::Directory(directory) => self.directory(board, far, &directory),
-            Job::Names(directory, names) => self.names(board, far, &directory, &names),
-            Job::Files(directory, files) => self.files(board, far, &directory, files),
-            Job::Piece { file, offset, length } => self.piece(board, far, &file, offset, length),
+            Job::Directory(directory) => self.directory(board, lane, &directory),
+            Job::Names(directory, names) => self.names(board, lane, &directory, &names),
+            Job::Files(directory, files) => self.files(board, lane, &directory, files),
+            Job::Piece { file, offset, length } => self.piece(board, lane, &file, offset, length),
         }
     }
 
@@ -292,7 +241,7 @@ impl<'a> Verify<'a> {
     fn directory_of(
         &self,
         board: &Board,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         inode: InodeId,
     ) -> Result<Option<Arc<Directory>>, CopyError> {
         let known = |inode: InodeId| self.known().directories.get(&inode).cloned();
@@ -308,7 +257,7 @@ impl<'a> Verify<'a> {
             next = parent;
         };
         while let Some((inode, name)) = below.pop() {
-            self.names(board, far, &directory, &[name])?;
+            self.names(board, lane, &directory, &[name])?;
             match known(inode) {
                 Some(found) => directory = found,
                 None => return Ok(None),
@@ -320,9 +269,7 @@ impl<'a> Verify<'a> {
     /// Waits until so many bytes more may be compared, or somebody has failed. They are under way until what this
     /// gives is dropped.
     fn wait(&self, board: &Board, bytes: u64) -> Turn<'_> {
-        let is_over = || self.session.is_over() || board.has_failed();
-        self.orders.wait(bytes, is_over);
-        self.pace.take(bytes, is_over)
+        board.turn(self.orders, self.pace, bytes, || self.session.is_over())
     }
 
     fn hold(&self, scope: Scope) -> Result<Held<'a>, CopyError> {

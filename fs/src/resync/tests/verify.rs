@@ -7,11 +7,11 @@ use crate::backing::tests::scratch::{Scratch, name};
 use crate::backing::tests::tree::{tree_of, tree_without_holes_of};
 use crate::control::verification::{Aspect, Difference, Repair, Report};
 use crate::operation::*;
-use crate::resync::lane::CopyError;
+use crate::resync::lane::{Carrier, CopyError, Lane};
 use crate::resync::pace::Pace;
 use crate::resync::progress::Orders;
 use crate::resync::target;
-use crate::resync::verify::{Far, Findings, Session, Verify};
+use crate::resync::verify::{Findings, Session, Verify};
 use crate::session::claims::{ClaimId, Scope};
 use crate::session::names::unfilled_handle;
 use crate::wire::bulk::{ToSource, ToTarget};
@@ -22,7 +22,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Two directories, a store over each.
 struct Pair {
@@ -52,8 +52,8 @@ impl Pair {
         self.dirs[1].path()
     }
 
-    fn stores(&self) -> [Store; 2] {
-        [self.here(), self.there()].map(|path| Scratch::over(path).store)
+    fn stores(&self) -> [Arc<Store>; 2] {
+        [self.here(), self.there()].map(|path| Arc::new(Scratch::over(path).store))
     }
 
     fn copy(&self) {
@@ -97,7 +97,7 @@ impl Pair {
     }
 }
 
-fn run(here: &Store, there: &Store, repair: bool) -> Report {
+fn run(here: &Store, there: &Arc<Store>, repair: bool) -> Report {
     let quiet = Quiet {
         here,
         there,
@@ -116,11 +116,13 @@ fn run(here: &Store, there: &Store, repair: bool) -> Report {
         repair,
         vec!["/top".into()],
     );
-    let mut fars = [(); 3].map(|()| Asked {
-        there,
-        answers: VecDeque::new(),
+    let mut lanes = [(); 3].map(|()| {
+        Lane::over(Box::new(Asked {
+            there: there.clone(),
+            answers: VecDeque::new(),
+        }))
     });
-    verify.run(&mut fars).unwrap();
+    verify.run(&mut lanes).unwrap();
     findings.end(None);
     assert_eq!(quiet.held.load(Ordering::SeqCst), 0, "a claim is not given back");
     findings.report(&orders)
@@ -228,18 +230,18 @@ impl Session for Quiet<'_> {
 }
 
 /// The other side, without a connection.
-struct Asked<'a> {
-    there: &'a Store,
+struct Asked {
+    there: Arc<Store>,
     answers: VecDeque<ToSource>,
 }
 
-impl Far for Asked<'_> {
+impl Carrier for Asked {
     fn ask(&mut self, requests: &[ToTarget]) -> Result<(), CopyError> {
         assert!(self.answers.is_empty(), "an answer was not taken");
         for request in requests {
             assert!(request.only_looks());
             request.encode().unwrap();
-            target::execute(self.there, request, |answer| {
+            target::execute(&self.there, request, |answer| {
                 answer.encode().unwrap();
                 self.answers.push_back(answer);
             });
@@ -247,18 +249,20 @@ impl Far for Asked<'_> {
         Ok(())
     }
 
-    fn answer(&mut self) -> Result<ToSource, CopyError> {
-        match self.answers.pop_front().unwrap() {
+    fn answers(&mut self, count: usize) -> Result<Vec<ToSource>, CopyError> {
+        let answers = self.answers.drain(..count);
+        let answers = answers.map(|answer| match answer {
             ToSource::Failed { errno, reason } => Err(CopyError::Target { errno, reason }),
             answer => Ok(answer),
-        }
+        });
+        answers.collect()
     }
 
     fn listed(&mut self, request: &ToTarget) -> Result<Vec<Name>, CopyError> {
         self.ask(std::slice::from_ref(request))?;
         let mut names = Vec::new();
         loop {
-            match self.answer()? {
+            match self.answers(1)?.pop().unwrap() {
                 ToSource::Listed { names: some, more } => {
                     names.extend(some);
                     if !more {

@@ -1,10 +1,10 @@
 //! Data: sums of blocks on both sides, and what to do where they are not the same.
 
-use super::super::lane::CopyError;
+use super::super::lane::{CopyError, Lane};
 use super::super::source::{is_gone, read};
 use super::findings::Mismatch;
 use super::mend::bind;
-use super::{Board, Certain, Directory, Far, Job, Verify, is_gone_there, node};
+use super::{Board, Certain, Directory, Job, Verify, is_gone_there, node};
 use crate::control::verification::{Aspect, Repair};
 use crate::operation::{FallocateMode, FileHandle, InodeId, Name, Operation, WRITE_BYTES_MAX};
 use crate::session::claims::Scope;
@@ -101,7 +101,7 @@ impl<'a> Verify<'a> {
     pub(super) fn files(
         &self,
         board: &Board,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Arc<Directory>,
         mut files: Vec<File>,
     ) -> Result<(), CopyError> {
@@ -114,7 +114,7 @@ impl<'a> Verify<'a> {
             };
             let count = files.iter().take_while(fits).count().max(1);
             let some: Vec<File> = files.drain(..count).collect();
-            self.some_files(board, far, directory, &some)?;
+            self.some_files(board, lane, directory, &some)?;
         }
         Ok(())
     }
@@ -122,7 +122,7 @@ impl<'a> Verify<'a> {
     fn some_files(
         &self,
         board: &Board,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Arc<Directory>,
         files: &[File],
     ) -> Result<(), CopyError> {
@@ -132,17 +132,17 @@ impl<'a> Verify<'a> {
             .iter()
             .map(|file| sums_of(directory.spot(&file.there), 0, file.size))
             .collect();
-        far.ask(&requests)?;
+        lane.ask(&requests)?;
         let here: Vec<_> = read
             .iter()
             .map(|file| self.sums_here(directory, file, 0, file.size))
             .collect();
-        let there: Vec<_> = read.iter().map(|_| sums_there(far)).collect();
+        let there: Vec<_> = read.iter().map(|_| sums_there(lane)).collect();
         drop(turn);
         for ((file, here), there) in read.into_iter().zip(here).zip(there) {
             let mut differing = Differing::default();
             let doubtful = doubtful_blocks(&here?, &there?, 0, file.size);
-            self.settle_blocks(board, far, directory, file, &doubtful, &mut differing)?;
+            self.settle_blocks(board, lane, directory, file, &doubtful, &mut differing)?;
             self.report_data(directory, file, differing);
         }
         for file in files {
@@ -155,7 +155,7 @@ impl<'a> Verify<'a> {
     pub(super) fn piece(
         &self,
         board: &Board,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         large: &Arc<Large>,
         offset: u64,
         length: u64,
@@ -176,14 +176,14 @@ impl<'a> Verify<'a> {
             if self.session.is_over() {
                 return Err(CopyError::Over);
             }
-            far.ask(&[sums_of(directory.spot(&file.there), at, step)])?;
+            lane.ask(&[sums_of(directory.spot(&file.there), at, step)])?;
             let here = self.sums_here(directory, file, at, step);
-            let there = sums_there(far)?;
+            let there = sums_there(lane)?;
             drop(turn);
             let doubtful = doubtful_blocks(&here?, &there, at, step);
             if !doubtful.is_empty() {
                 let mut differing = Differing::default();
-                self.settle_blocks(board, far, directory, file, &doubtful, &mut differing)?;
+                self.settle_blocks(board, lane, directory, file, &doubtful, &mut differing)?;
                 large
                     .differing
                     .lock()
@@ -228,7 +228,7 @@ impl<'a> Verify<'a> {
     fn settle_blocks(
         &self,
         board: &Board,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Arc<Directory>,
         file: &File,
         doubtful: &[Range<u64>],
@@ -239,7 +239,7 @@ impl<'a> Verify<'a> {
             let within = |block: &&Range<u64>| block.end - first.start <= HELD_BYTES_MAX;
             let (some, rest) = left.split_at(left.iter().take_while(within).count().max(1));
             left = rest;
-            if !self.settle_some(board, far, directory, file, some, differing)? {
+            if !self.settle_some(board, lane, directory, file, some, differing)? {
                 break;
             }
         }
@@ -250,7 +250,7 @@ impl<'a> Verify<'a> {
     fn settle_some(
         &self,
         board: &Board,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Arc<Directory>,
         file: &File,
         blocks: &[Range<u64>],
@@ -258,7 +258,7 @@ impl<'a> Verify<'a> {
     ) -> Result<bool, CopyError> {
         let names = std::slice::from_ref(&file.name);
         let held = self.hold_names(directory, names)?;
-        let Some((here, there)) = self.pair(far, directory, names)? else {
+        let Some((here, there)) = self.pair(lane, directory, names)? else {
             return Ok(false);
         };
         if here.handle != file.here {
@@ -282,7 +282,7 @@ impl<'a> Verify<'a> {
             ranges: if self.repair { Vec::new() } else { ranges },
             ..Scope::default()
         })?;
-        let found = match self.compare_held(far, directory, file, blocks)? {
+        let found = match self.compare_held(lane, directory, file, blocks)? {
             Ok(found) => found,
             Err(reason) => {
                 differing.unreadable = Some(reason);
@@ -293,8 +293,8 @@ impl<'a> Verify<'a> {
             return Ok(true);
         }
         if self.repair {
-            let mended = self.mend_data(far, held.claim, directory, file, inode, &found)?;
-            let left = self.compare_held(far, directory, file, &found)?;
+            let mended = self.mend_data(lane, held.claim, directory, file, inode, &found)?;
+            let left = self.compare_held(lane, directory, file, &found)?;
             let outcome = match (mended, left) {
                 (Err(reason), _) | (Ok(()), Err(reason)) => Repair::Failed { reason },
                 (Ok(()), Ok(left)) if left.is_empty() => Repair::Done,
@@ -311,7 +311,7 @@ impl<'a> Verify<'a> {
     /// The blocks that differ while nothing changes them, or why that cannot be told.
     fn compare_held(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Directory,
         file: &File,
         blocks: &[Range<u64>],
@@ -319,9 +319,9 @@ impl<'a> Verify<'a> {
         let mut found = Vec::new();
         for block in blocks {
             let length = block.end - block.start;
-            far.ask(&[sums_of(directory.spot(&file.there), block.start, length)])?;
+            lane.ask(&[sums_of(directory.spot(&file.there), block.start, length)])?;
             let here = self.sums_here(directory, file, block.start, length);
-            let there = sums_there(far)?;
+            let there = sums_there(lane)?;
             match (here?, there) {
                 (Sums::Of(here), Sums::Of(there)) => {
                     // What one of them lacks at its end, its size tells.
@@ -343,7 +343,7 @@ impl<'a> Verify<'a> {
     /// Brings blocks of a claimed file over, and then what a write takes away from its attributes.
     fn mend_data(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         claim: crate::session::claims::ClaimId,
         directory: &Arc<Directory>,
         file: &File,
@@ -351,7 +351,7 @@ impl<'a> Verify<'a> {
         blocks: &[Range<u64>],
     ) -> Result<super::mend::Mended, CopyError> {
         let names = std::slice::from_ref(&file.name);
-        let Some((here, _)) = self.pair(far, directory, names)? else {
+        let Some((here, _)) = self.pair(lane, directory, names)? else {
             return Ok(Err("it is gone".to_owned()));
         };
         let time = Some(here.facts.mtime);
@@ -385,7 +385,7 @@ impl<'a> Verify<'a> {
         if let Err(reason) = self.session.mend(claim, operations)? {
             return Ok(Err(reason));
         }
-        let Some((here, there)) = self.pair(far, directory, names)? else {
+        let Some((here, there)) = self.pair(lane, directory, names)? else {
             return Ok(Err("it is gone".to_owned()));
         };
         if here.facts == there.facts {
@@ -399,11 +399,11 @@ impl<'a> Verify<'a> {
     /// Both sides of one claimed name.
     fn pair(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Directory,
         names: &[Name],
     ) -> Result<Option<(Seen, Seen)>, CopyError> {
-        let mut sights = self.sights(far, directory, names)?.unwrap_or_default();
+        let mut sights = self.sights(lane, directory, names)?.unwrap_or_default();
         let Some((_, here, there)) = sights.pop() else {
             return Ok(None);
         };
@@ -467,8 +467,8 @@ fn sums_of(file: Spot, offset: u64, length: u64) -> ToTarget {
     ToTarget::Sums { file, offset, length }
 }
 
-fn sums_there(far: &mut dyn Far) -> Result<Sums, CopyError> {
-    match far.answer() {
+fn sums_there(lane: &mut Lane) -> Result<Sums, CopyError> {
+    match lane.answer() {
         Ok(ToSource::Summed { sums }) => Ok(Sums::Of(sums)),
         Ok(_) => Err(CopyError::Confused),
         Err(error) if is_gone_there(&error) => Ok(Sums::Gone),

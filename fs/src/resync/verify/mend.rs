@@ -3,10 +3,10 @@
 //! Whatever they are about is claimed while they are worked out and until they are answered. Each begins by telling
 //! the secondary by name which inode is meant, as it was compared.
 
-use super::super::lane::CopyError;
+use super::super::lane::{CopyError, Lane};
 use super::super::source::read;
 use super::names::Sighted;
-use super::{Directory, Far, Held, Verify, is_gone_there, node};
+use super::{Directory, Held, Verify, is_gone_there, node};
 use crate::operation::{
     Attributes, Create, FileHandle, InodeId, Name, NodeKind, Operation, Timestamp, Unlink, Victim, XattrMode,
 };
@@ -29,7 +29,7 @@ impl<'a> Verify<'a> {
     /// Makes a name there what it is here, but for data. It, the inode behind it, and the directory are claimed.
     pub(super) fn mend_name(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         claim: ClaimId,
         directory: &Arc<Directory>,
         (name, here, there): &Sighted,
@@ -47,13 +47,13 @@ impl<'a> Verify<'a> {
             }
             (None, None) => return Ok(Ok(())),
             (Some(here), None) => {
-                other = match self.make(far, directory, name, here, time, &mut operations)? {
+                other = match self.make(lane, directory, name, here, time, &mut operations)? {
                     Ok(other) => other,
                     Err(reason) => return Ok(Err(reason)),
                 };
             }
             (None, Some(there)) => {
-                let removed = self.remove(far, directory, name, there, time, &mut operations)?;
+                let removed = self.remove(lane, directory, name, there, time, &mut operations)?;
                 if let Err(reason) = removed {
                     return Ok(Err(reason));
                 }
@@ -62,11 +62,11 @@ impl<'a> Verify<'a> {
                 let is_other =
                     here.facts.kind != seen.facts.kind || self.is_linked_elsewhere(directory, here, seen);
                 if is_other {
-                    let removed = self.remove(far, directory, name, seen, time, &mut operations)?;
+                    let removed = self.remove(lane, directory, name, seen, time, &mut operations)?;
                     if let Err(reason) = removed {
                         return Ok(Err(reason));
                     }
-                    other = match self.make(far, directory, name, here, time, &mut operations)? {
+                    other = match self.make(lane, directory, name, here, time, &mut operations)? {
                         Ok(other) => other,
                         Err(reason) => return Ok(Err(reason)),
                     };
@@ -85,11 +85,11 @@ impl<'a> Verify<'a> {
     /// Gives a replicated directory itself, which is claimed, its attributes.
     pub(super) fn mend_top(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         claim: ClaimId,
         directory: &Directory,
     ) -> Result<Mended, CopyError> {
-        let (here, there) = self.tops(far, directory)?;
+        let (here, there) = self.tops(lane, directory)?;
         let (Some(here), Some(there)) = (node(&here), node(&there)) else {
             return Ok(Err("it is gone".to_owned()));
         };
@@ -123,7 +123,7 @@ impl<'a> Verify<'a> {
     /// What makes a node, or links it to another name of it, which is held by what this gives.
     fn make(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Arc<Directory>,
         name: &Name,
         here: &Seen,
@@ -148,7 +148,7 @@ impl<'a> Verify<'a> {
         {
             let first = [first];
             let held = self.hold_names(&above, &first)?;
-            let sights = self.sights(far, &above, &first)?.unwrap_or_default();
+            let sights = self.sights(lane, &above, &first)?.unwrap_or_default();
             let is_same =
                 |sight: &Sight, handle: &FileHandle| node(sight).is_some_and(|seen| seen.handle == *handle);
             let [first] = &first;
@@ -251,14 +251,14 @@ impl<'a> Verify<'a> {
     /// What removes a name that only the secondary has, and everything below it.
     fn remove(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Directory,
         name: &Name,
         there: &Seen,
         time: Timestamp,
         operations: &mut Vec<Operation>,
     ) -> Result<Mended, CopyError> {
-        self.remove_below(far, directory.inode, directory, name, there, time, operations, 0)
+        self.remove_below(lane, directory.inode, directory, name, there, time, operations, 0)
     }
 
     #[expect(
@@ -267,7 +267,7 @@ impl<'a> Verify<'a> {
     )]
     fn remove_below(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         parent: InodeId,
         directory: &Directory,
         name: &Name,
@@ -288,12 +288,12 @@ impl<'a> Verify<'a> {
         if is_directory {
             operations.push(bind(inode, parent, name));
             let below = directory.spot(&there.handle);
-            for (child, seen) in self.all_there(far, &below)? {
+            for (child, seen) in self.all_there(lane, &below)? {
                 let Sight::Node(seen) = seen else {
                     return Ok(Err("something is mounted below it there".to_owned()));
                 };
                 let removed =
-                    self.remove_below(far, inode, directory, &child, &seen, time, operations, depth + 1)?;
+                    self.remove_below(lane, inode, directory, &child, &seen, time, operations, depth + 1)?;
                 if removed.is_err() {
                     return Ok(removed);
                 }
@@ -310,11 +310,11 @@ impl<'a> Verify<'a> {
     }
 
     /// Everything in a directory of the secondary.
-    fn all_there(&self, far: &mut dyn Far, directory: &Spot) -> Result<Vec<(Name, Sight)>, CopyError> {
+    fn all_there(&self, lane: &mut Lane, directory: &Spot) -> Result<Vec<(Name, Sight)>, CopyError> {
         let request = ToTarget::Names {
             directory: directory.clone(),
         };
-        let mut names = match far.listed(&request) {
+        let mut names = match lane.listed(&request) {
             Ok(names) => names,
             Err(error) if is_gone_there(&error) => Vec::new(),
             Err(error) => return Err(error),
@@ -322,11 +322,11 @@ impl<'a> Verify<'a> {
         let mut all = Vec::with_capacity(names.len());
         while !names.is_empty() {
             let some = names.len().min(super::names::NAMES_AT_A_TIME);
-            far.ask(&[ToTarget::Survey {
+            lane.ask(&[ToTarget::Survey {
                 directory: directory.clone(),
                 names: names[..some].to_vec(),
             }])?;
-            match far.answer()? {
+            match lane.answer()? {
                 ToSource::Surveyed { sights } if !sights.is_empty() && sights.len() <= some => {
                     let seen = names.drain(..sights.len()).zip(sights);
                     all.extend(seen.filter(|(_, sight)| *sight != Sight::Vacant));

@@ -1,9 +1,9 @@
 //! Names: what each is on both sides, and under which claim that is certain.
 
-use super::super::lane::CopyError;
+use super::super::lane::{CopyError, Lane};
 use super::super::source::{is_gone, read};
 use super::findings::{Mismatch, mismatches};
-use super::{Board, Certain, Directory, Far, Job, Linked, Place, Verify, is_gone_there, node};
+use super::{Board, Certain, Directory, Job, Linked, Place, Verify, is_gone_there, node};
 use crate::control::verification::{Aspect, Repair};
 use crate::operation::{InodeId, Name, NodeKind};
 use crate::wire::bulk::{ToSource, ToTarget};
@@ -23,19 +23,19 @@ impl<'a> Verify<'a> {
     pub(super) fn directory(
         &self,
         board: &Board,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Arc<Directory>,
     ) -> Result<(), CopyError> {
         self.findings.progress.current(Some(directory.path().into()));
         if matches!(directory.place, Place::Top(_)) {
-            self.settle_top(far, directory)?;
+            self.settle_top(lane, directory)?;
         }
         let there = ToTarget::Names {
             directory: directory.there.clone(),
         };
-        let mut names: BTreeSet<Name> = match far.listed(&there) {
+        let mut names: BTreeSet<Name> = match lane.listed(&there) {
             Ok(names) => names.into_iter().collect(),
-            Err(error) if is_gone_there(&error) => return self.gone_there(board, far, directory),
+            Err(error) if is_gone_there(&error) => return self.gone_there(board, lane, directory),
             Err(CopyError::Target { reason, .. }) => {
                 let mismatch = Mismatch::new(Aspect::Unreadable, reason);
                 self.report(&directory.path(), &[mismatch], self.cannot_repair());
@@ -55,7 +55,7 @@ impl<'a> Verify<'a> {
         }
         let names: Vec<Name> = names.into_iter().collect();
         for some in names.chunks(NAMES_AT_A_TIME) {
-            self.names(board, far, directory, some)?;
+            self.names(board, lane, directory, some)?;
         }
         self.findings.directories.fetch_add(1, Ordering::Relaxed);
         self.findings.progress.finished(1);
@@ -66,7 +66,7 @@ impl<'a> Verify<'a> {
     fn gone_there(
         &self,
         board: &Board,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Arc<Directory>,
     ) -> Result<(), CopyError> {
         let held = self.hold_inodes(vec![directory.inode])?;
@@ -74,7 +74,7 @@ impl<'a> Verify<'a> {
         drop(held);
         match &directory.place {
             Place::Below(above, name) if !is_gone => {
-                self.names(board, far, above, std::slice::from_ref(name))
+                self.names(board, lane, above, std::slice::from_ref(name))
             }
             Place::Below(..) | Place::Top(_) => Ok(()),
         }
@@ -84,7 +84,7 @@ impl<'a> Verify<'a> {
     pub(super) fn names(
         &self,
         board: &Board,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Arc<Directory>,
         names: &[Name],
     ) -> Result<(), CopyError> {
@@ -92,7 +92,7 @@ impl<'a> Verify<'a> {
         if self.session.is_over() {
             return Err(CopyError::Over);
         }
-        let Some(sights) = self.sights(far, directory, names)? else {
+        let Some(sights) = self.sights(lane, directory, names)? else {
             return Ok(());
         };
         let (mut certain, mut doubtful) = (Vec::new(), Vec::new());
@@ -117,7 +117,7 @@ impl<'a> Verify<'a> {
             }
         }
         if !doubtful.is_empty() {
-            certain.extend(self.settle(far, directory, &doubtful)?);
+            certain.extend(self.settle(lane, directory, &doubtful)?);
         }
         self.go_on(board, directory, certain);
         Ok(())
@@ -126,7 +126,7 @@ impl<'a> Verify<'a> {
     /// What names are at one point of the order. Gives those that lead to the same on both sides, but for the data.
     fn settle(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Arc<Directory>,
         names: &[Name],
     ) -> Result<Vec<Certain>, CopyError> {
@@ -134,7 +134,7 @@ impl<'a> Verify<'a> {
         if held.gone.contains(&directory.inode) {
             return Ok(Vec::new());
         }
-        let Some(mut sights) = self.sights(far, directory, names)? else {
+        let Some(mut sights) = self.sights(lane, directory, names)? else {
             return Ok(Vec::new());
         };
         // What differs in more than its name may only be under way. What is equal may differ in a moment, so it is
@@ -159,13 +159,13 @@ impl<'a> Verify<'a> {
         } else {
             Some(self.hold_inodes(inodes)?)
         };
-        match self.sights(far, directory, &differing)? {
+        match self.sights(lane, directory, &differing)? {
             Some(again) => sights.extend(again),
             None => return Ok(Vec::new()),
         }
         let mut certain = Vec::new();
         for sighted in sights {
-            certain.extend(self.judge(far, held.claim, directory, sighted)?);
+            certain.extend(self.judge(lane, held.claim, directory, sighted)?);
         }
         Ok(certain)
     }
@@ -184,7 +184,7 @@ impl<'a> Verify<'a> {
     /// Everything about this name is held, or it was the same: reports in what it differs, repairs that if it is wanted.
     fn judge(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         claim: crate::session::claims::ClaimId,
         directory: &Arc<Directory>,
         sighted: Sighted,
@@ -212,8 +212,8 @@ impl<'a> Verify<'a> {
             self.report(&path, &found, None);
             return self.certain(directory, sighted, false);
         }
-        let mended = self.mend_name(far, claim, directory, &sighted)?;
-        let Some(mut again) = self.sights(far, directory, std::slice::from_ref(&sighted.0))? else {
+        let mended = self.mend_name(lane, claim, directory, &sighted)?;
+        let Some(mut again) = self.sights(lane, directory, std::slice::from_ref(&sighted.0))? else {
             return Ok(None);
         };
         let Some(again) = again.pop() else {
@@ -379,19 +379,19 @@ impl<'a> Verify<'a> {
     }
 
     /// The attributes of a replicated directory itself, which has no name.
-    fn settle_top(&self, far: &mut dyn Far, directory: &Arc<Directory>) -> Result<(), CopyError> {
-        if self.mismatches_of_top(far, directory)?.is_empty() {
+    fn settle_top(&self, lane: &mut Lane, directory: &Arc<Directory>) -> Result<(), CopyError> {
+        if self.mismatches_of_top(lane, directory)?.is_empty() {
             return Ok(());
         }
         let held = self.hold_inodes(vec![directory.inode])?;
-        let found = self.mismatches_of_top(far, directory)?;
+        let found = self.mismatches_of_top(lane, directory)?;
         if found.is_empty() {
             return Ok(());
         }
         let outcome = if self.repair {
-            Some(match self.mend_top(far, held.claim, directory)? {
+            Some(match self.mend_top(lane, held.claim, directory)? {
                 Err(reason) => Repair::Failed { reason },
-                Ok(()) if self.mismatches_of_top(far, directory)?.is_empty() => Repair::Done,
+                Ok(()) if self.mismatches_of_top(lane, directory)?.is_empty() => Repair::Done,
                 Ok(()) => Repair::Failed {
                     reason: "it still differs".to_owned(),
                 },
@@ -403,12 +403,8 @@ impl<'a> Verify<'a> {
         Ok(())
     }
 
-    fn mismatches_of_top(
-        &self,
-        far: &mut dyn Far,
-        directory: &Directory,
-    ) -> Result<Vec<Mismatch>, CopyError> {
-        let (here, there) = self.tops(far, directory)?;
+    fn mismatches_of_top(&self, lane: &mut Lane, directory: &Directory) -> Result<Vec<Mismatch>, CopyError> {
+        let (here, there) = self.tops(lane, directory)?;
         Ok(match (node(&here), node(&there)) {
             (Some(here), Some(there)) => mismatches(&here.facts, &there.facts),
             // No directory without it.
@@ -420,8 +416,8 @@ impl<'a> Verify<'a> {
         })
     }
 
-    pub(super) fn tops(&self, far: &mut dyn Far, directory: &Directory) -> Result<(Sight, Sight), CopyError> {
-        far.ask(&[ToTarget::Look {
+    pub(super) fn tops(&self, lane: &mut Lane, directory: &Directory) -> Result<(Sight, Sight), CopyError> {
+        lane.ask(&[ToTarget::Look {
             node: directory.there.clone(),
         }])?;
         let top = Spot {
@@ -429,7 +425,7 @@ impl<'a> Verify<'a> {
             handle: None,
         };
         let here = self.store.look_at(&top).map_err(read("look at", directory.inode));
-        match far.answer()? {
+        match lane.answer()? {
             ToSource::Surveyed { mut sights } if sights.len() == 1 => {
                 Ok((here?, sights.pop().unwrap_or(Sight::Vacant)))
             }
@@ -438,20 +434,20 @@ impl<'a> Verify<'a> {
     }
 
     /// Numbers of names that differed before all names were repaired.
-    pub(super) fn settle_links(&self, far: &mut dyn Far) -> Result<(), CopyError> {
+    pub(super) fn settle_links(&self, lane: &mut Lane) -> Result<(), CopyError> {
         let later = std::mem::take(&mut self.known().links_later);
         for (directory, name, mismatch) in later {
             let names = [name];
             let held = self.hold_names(&directory, &names)?;
             let mut left = false;
             if !held.gone.contains(&directory.inode)
-                && let Some(sights) = self.sights(far, &directory, &names)?
+                && let Some(sights) = self.sights(lane, &directory, &names)?
                 && let [(_, Sight::Node(here), Sight::Node(_))] = &sights[..]
             {
                 let [name] = &names;
                 let inode = self.adopt(&directory, name, here)?;
                 let _held = self.hold_inodes(vec![inode])?;
-                let again = self.sights(far, &directory, &names)?.unwrap_or_default();
+                let again = self.sights(lane, &directory, &names)?.unwrap_or_default();
                 let differs = |sighted: &Sighted| {
                     let found = self.mismatches_of(&directory, sighted);
                     found.iter().any(|one| one.aspect == Aspect::Links)
@@ -486,18 +482,18 @@ impl<'a> Verify<'a> {
     /// What is behind names on both sides; none when the directory is gone here.
     pub(super) fn sights(
         &self,
-        far: &mut dyn Far,
+        lane: &mut Lane,
         directory: &Directory,
         names: &[Name],
     ) -> Result<Option<Vec<Sighted>>, CopyError> {
         let mut there = Vec::with_capacity(names.len());
         let here = self.sights_here(directory, names);
         while there.len() < names.len() {
-            far.ask(&[ToTarget::Survey {
+            lane.ask(&[ToTarget::Survey {
                 directory: directory.there.clone(),
                 names: names[there.len()..].to_vec(),
             }])?;
-            match far.answer() {
+            match lane.answer() {
                 Ok(ToSource::Surveyed { sights })
                     if !sights.is_empty() && sights.len() <= names.len() - there.len() =>
                 {
