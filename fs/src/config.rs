@@ -3,6 +3,7 @@
 //! Written by `skd` (by the lab or by hand until then). Unknown keys are errors, so that a misspelt setting
 //! is not a silent default.
 
+use crate::exclude::{Exclusions, PerDirectory};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -120,6 +121,21 @@ pub struct Replicate {
     /// What `fsync` waits for.
     #[serde(default)]
     pub durability: Durability,
+    /// Patterns, as in a gitignore file of this directory, of what exists on the node that makes it only. The same on
+    /// both nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+}
+
+impl Replicate {
+    /// The patterns of `exclude`, to be matched.
+    ///
+    /// # Errors
+    /// When one is no pattern.
+    pub fn exclusions(&self) -> Result<Exclusions, ConfigError> {
+        Exclusions::parse(&self.exclude)
+            .map_err(|error| value("replicate.exclude", format!("{}: {error}", self.dir.display())))
+    }
 }
 
 fn peer_stall() -> Duration {
@@ -176,6 +192,14 @@ impl Config {
         } else {
             Durability::Disk
         }
+    }
+
+    /// What is excluded of each directory.
+    ///
+    /// # Errors
+    /// When a pattern is none; never for a configuration that was checked.
+    pub fn exclusions(&self) -> Result<PerDirectory, ConfigError> {
+        self.replicate.iter().map(Replicate::exclusions).collect()
     }
 
     /// Reads and checks a file.
@@ -238,6 +262,7 @@ impl Config {
         for replicate in &self.replicate {
             check_directory(&replicate.dir)?;
         }
+        self.exclusions()?;
         for (index, one) in self.replicate.iter().enumerate() {
             for other in &self.replicate[index + 1..] {
                 if one.dir.starts_with(&other.dir) || other.dir.starts_with(&one.dir) {

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod dirty;
+pub mod exclude;
 pub mod fuse;
 pub mod latency;
 pub mod link;

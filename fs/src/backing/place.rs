@@ -3,19 +3,23 @@
 //! Names are put in place by moving and linking what is here already; only what is nowhere is made. What is in
 //! the way is put aside ([`super::displaced`]), never removed.
 
-use super::displaced::Displaced;
+use super::displaced::{DISPLACED, Displaced};
 use super::entries::{make, open_made};
 use super::error::CopyFailure;
 use super::open::{Access, Opened, parent_of};
 use super::store::{Found, Store, Unopened, open_name};
 use super::walk::is_reserved;
+use crate::exclude::below;
 use crate::operation::{Errno as OurErrno, FileHandle, InodeId, NAME_BYTES_MAX, Name, NodeKind};
 use crate::wire::bulk::{Entry, Node, Placed};
 use rustix::fs::{AtFlags, FileType, RawDir, RenameFlags, Stat};
 use rustix::io::{Errno, Result};
 use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 
 const LISTING_BYTES: usize = 32 << 10;
+/// The path, as patterns see it, of a directory that was put aside.
+const ASIDE: &str = ".sidekick/displaced/0";
 
 type Brought<T> = std::result::Result<T, CopyFailure>;
 
@@ -108,7 +112,9 @@ impl Goal<'_> {
         let there = self.look_up(name)?;
         match &entry.node {
             None => {
-                if let Some((_, found)) = there {
+                if let Some((_, found)) = there
+                    && !self.is_excluded(name, &found)?
+                {
                     self.put_aside(name, &found)?;
                 }
                 Ok(Placed::Vacant)
@@ -202,6 +208,18 @@ impl Goal<'_> {
         }
     }
 
+    /// It is this node's alone, and none of the source's business.
+    fn is_excluded(&self, name: &Name, found: &Found) -> Brought<bool> {
+        let Some(rules) = self.store.rules(self.root) else {
+            return Ok(false);
+        };
+        let is_directory = FileType::from_raw_mode(found.status.st_mode) == FileType::Directory;
+        self.store
+            .excluding_below(rules, self.root, &self.opened)
+            .map(|here| here.excludes(name.as_bytes(), is_directory))
+            .map_err(|errno| self.failed("find the path of", name, errno.into()))
+    }
+
     /// A node that no number means cannot be wanted under another name, so it goes at once: on a full disk there may
     /// be no room to put it anywhere. What is in a directory would take long.
     fn put_aside(&self, name: &Name, found: &Found) -> Brought<()> {
@@ -212,10 +230,17 @@ impl Goal<'_> {
         }
         let displaced = match self.displaced.get() {
             Some(displaced) => Ok(displaced),
-            None => Displaced::make(self.store.root(self.root))
+            None => Displaced::make(self.store.root(self.root), DISPLACED)
                 .map(|displaced| self.displaced.get_or_init(|| displaced)),
         };
-        displaced
+        let moved = is_directory
+            .then(|| open_name(self.opened.fd(), name.as_bytes()))
+            .transpose();
+        let left = moved.and_then(|moved| match moved {
+            Some(moved) => self.leave_what_changes(&moved, &self.opened, name.as_bytes(), Path::new(ASIDE)),
+            None => Ok(()),
+        });
+        left.and(displaced)
             .and_then(|displaced| displaced.take(&self.opened, name.as_bytes()))
             .map_err(|errno| self.failed("put aside", name, errno.into()))
     }
@@ -224,6 +249,8 @@ impl Goal<'_> {
     fn move_directory(&self, moved: &Opened, status: &Stat, name: &Name) -> Result<()> {
         let parent = parent_of(moved)?;
         let present = name_of_directory(moved, status, &parent)?;
+        let goal = self.path_of(&self.opened)?;
+        self.leave_what_changes(moved, &parent, &present, &below(&goal, name.as_bytes()))?;
         let flags = RenameFlags::NOREPLACE;
         rustix::fs::renameat_with(
             parent.fd(),
@@ -234,13 +261,29 @@ impl Goal<'_> {
         )
     }
 
+    /// What is below a directory, `name` in `parent`, and has another status at the path `to`.
+    fn leave_what_changes(&self, moved: &Opened, parent: &Opened, name: &[u8], to: &Path) -> Result<()> {
+        if self.store.rules(self.root).is_none() {
+            return Ok(());
+        }
+        let from = below(&self.path_of(parent)?, name);
+        self.store.leave_what_changes(self.root, moved, &from, to)
+    }
+
+    fn path_of(&self, directory: &Opened) -> Result<PathBuf> {
+        match self.store.rules(self.root) {
+            Some(_) => self.store.path_below(self.root, directory),
+            None => Ok(PathBuf::new()),
+        }
+    }
+
     fn failed(&self, attempt: &str, name: &Name, errno: OurErrno) -> CopyFailure {
         CopyFailure::new(format!("{attempt} \"{name}\" in {}", self.directory), errno)
     }
 }
 
 /// The name that the directory `child` has in `parent`; `ESTALE` when it has none: it was removed.
-fn name_of_directory(child: &Opened, status: &Stat, parent: &Opened) -> Result<Vec<u8>> {
+pub(super) fn name_of_directory(child: &Opened, status: &Stat, parent: &Opened) -> Result<Vec<u8>> {
     // What is mounted on the child hides it: `EXDEV`.
     let leads_to_child = |name: &[u8]| match open_name(parent.fd(), name) {
         Ok(found) => Ok(same_node(&found.status()?, status)),

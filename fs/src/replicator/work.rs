@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dirty::store::Saved;
+use crate::exclude::Walk;
 
 /// What is done after the lock is released, in this order.
 pub(super) enum Deferred {
@@ -17,6 +18,9 @@ pub(super) enum Deferred {
     ReadBack {
         slot: Slot,
         operation: Operation,
+    },
+    Survey {
+        walks: Vec<Walk>,
     },
     Reply {
         to: ReplyTo,
@@ -75,6 +79,7 @@ impl Replicator {
                 }
                 Deferred::Check { .. }
                 | Deferred::ReadBack { .. }
+                | Deferred::Survey { .. }
                 | Deferred::NoteAlone(..)
                 | Deferred::NoteCheckpoint { .. }
                 | Deferred::ClearMap
@@ -133,6 +138,9 @@ impl Replicator {
                 };
                 Event::ReadBack { slot, operations }
             }
+            Deferred::Survey { walks } => Event::Surveyed {
+                stays: self.store.stay(&walks),
+            },
             Deferred::NoteAlone(loss, saved) => self.note_alone(&loss, saved),
             Deferred::NoteCheckpoint { more } => self.note_checkpoint(more),
             Deferred::ClearMap => {

@@ -3,10 +3,11 @@
 //! It decides nothing and knows no connection. It blocks for as long as the disk takes, so it runs on threads that
 //! may; several at once for one copy, as the source sends nothing that collides.
 
-use crate::backing::{CopyFailure, Store};
+use crate::backing::{CopyFailure, Entry, Excluding, Store};
 use crate::operation::{Errno, InodeId, Name};
 use crate::wire::bulk::{NAMES_MAX, ToSource, ToTarget};
 use crate::wire::limits;
+use rustix::fs::FileType;
 use rustix::io::Errno as System;
 use std::ops::ControlFlow;
 
@@ -76,9 +77,20 @@ fn list(
     let mut names = Vec::new();
     let mut wrong = None;
     let listing = store.open_directory(directory).map_err(fail)?;
+    let excluding = store.excluding_in(directory).map_err(fail)?;
+    let mut failed = None;
     let read = listing.read(0, |entry| {
         if matches!(entry.name, b"." | b"..") {
             return ControlFlow::Continue(());
+        }
+        // What is excluded is this node's alone.
+        match is_excluded(store, directory, excluding.as_ref(), &entry) {
+            Ok(false) => {}
+            Ok(true) => return ControlFlow::Continue(()),
+            Err(errno) => {
+                failed = Some(errno);
+                return ControlFlow::Break(());
+            }
         }
         match Name::new(entry.name) {
             Ok(name) => names.push(name),
@@ -95,6 +107,9 @@ fn list(
         ControlFlow::Continue(())
     });
     read.map_err(fail)?;
+    if let Some(errno) = failed {
+        return Err(fail(errno));
+    }
     match wrong {
         None => Ok(ToSource::Listed { names, more: false }),
         // No file system gives one; a damaged disk may.
@@ -103,4 +118,31 @@ fn list(
             System::UCLEAN,
         )),
     }
+}
+
+/// Whether an entry of a directory is excluded there.
+///
+/// # Errors
+/// What the kernel says, where the listing does not tell what the entry is.
+pub(super) fn is_excluded(
+    store: &Store,
+    directory: InodeId,
+    excluding: Option<&Excluding<'_>>,
+    entry: &Entry<'_>,
+) -> Result<bool, Errno> {
+    let Some(excluding) = excluding else {
+        return Ok(false);
+    };
+    let kind = match (entry.kind, Name::new(entry.name)) {
+        (FileType::Unknown, Ok(name)) => match store.look_up(directory, &name) {
+            Ok(found) => FileType::from_raw_mode(found.status.st_mode),
+            // Removed since, or something is mounted on it.
+            Err(errno) if [System::NOENT, System::XDEV].map(Errno::from).contains(&errno) => {
+                FileType::Unknown
+            }
+            Err(errno) => return Err(errno),
+        },
+        (kind, _) => kind,
+    };
+    Ok(excluding.excludes(entry.name, kind == FileType::Directory))
 }

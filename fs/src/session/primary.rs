@@ -24,19 +24,22 @@ mod interface;
 mod local;
 mod parting;
 mod remote;
+mod survey;
 mod tracking;
 
+use super::border::{Share, Side, share};
 use super::coverage::{Coverage, Route};
 use super::lanes::Lanes;
 use super::liveness::Liveness;
 use super::loss::{Loss, LossKind};
-use super::names::{LookupTicket, Names, Raced};
+use super::names::{LookupTicket, Names, Raced, Seen};
 use super::parked::Parked;
 use super::pending::{Half, InKernel, Pending, Stage, Submitted, entries};
 pub use super::pending::{Slot, Ticket, is_broken_disk};
 use super::repair::Settling;
 use super::stream::{Sent, Stream};
 use crate::dirty::DirtyMap;
+use crate::exclude::{self, PerDirectory};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::wire::message::{SessionId, ToSecondary};
 use copying::Joining;
@@ -44,6 +47,7 @@ use ending::Ending;
 pub use interface::{Action, Event, Phase, Settings};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+use survey::Survey;
 use tracking::Tracking;
 
 /// Most inodes in one [`ToSecondary::Forget`].
@@ -103,6 +107,7 @@ pub struct Primary {
     waiting: VecDeque<Submitted>,
     parked: Parked,
     settling: Vec<Settling>,
+    survey: Survey,
     /// While copying.
     coverage: Option<Coverage>,
     tracking: Tracking,
@@ -128,11 +133,16 @@ pub struct Primary {
 impl Primary {
     /// A primary without a session.
     pub fn new(settings: Settings) -> Self {
+        Primary::excluding(settings, exclude::nothing(settings.directories))
+    }
+
+    /// As [`Primary::new`], for directories of which this is excluded.
+    pub fn excluding(settings: Settings, excluded: PerDirectory) -> Self {
         Primary {
             settings,
             state: State::NoSession,
             ending: Ending::No,
-            names: Names::new(settings.directories),
+            names: Names::excluding(excluded),
             lanes: Lanes::default(),
             pending: HashMap::new(),
             last_slot: Slot(0),
@@ -142,6 +152,7 @@ impl Primary {
             waiting: VecDeque::new(),
             parked: Parked::default(),
             settling: Vec::new(),
+            survey: Survey::No,
             coverage: None,
             tracking: Tracking::new(DirtyMap::new(settings.extent_bytes)),
             joining: Joining::No,
@@ -209,7 +220,8 @@ impl Primary {
 
     /// Operations that were submitted and are not replied to.
     pub fn queue_depth(&self) -> usize {
-        self.pending.len() + self.waiting.len() + self.parked.len() + self.settling.len()
+        let numbered = self.pending.len() + self.settling.len();
+        numbered + self.waiting.len() + self.parked.len() + usize::from(self.survey.holds_one())
     }
 
     /// When [`Event::Tick`] is due (CLOCK_BOOTTIME), if nothing else happens before.
@@ -226,8 +238,24 @@ impl Primary {
     ///
     /// # Errors
     /// [`Raced`].
-    pub fn looked_up(&mut self, ticket: LookupTicket, inode: InodeId, name: &Name) -> Result<(), Raced> {
-        self.names.looked_up(ticket, inode, name)
+    pub fn looked_up(
+        &mut self,
+        ticket: LookupTicket,
+        inode: InodeId,
+        name: &Name,
+        seen: Seen,
+    ) -> Result<(), Raced> {
+        self.names.looked_up(ticket, inode, name, seen)
+    }
+
+    /// Whether an inode that the kernel knows is excluded.
+    pub fn is_excluded_inode(&self, inode: InodeId) -> bool {
+        self.names.side(inode) == Side::Excluded
+    }
+
+    /// Whether a name of this directory is excluded, which has an inode or gets one.
+    pub fn is_excluded(&self, directory: InodeId, name: &Name, is_directory: bool) -> bool {
+        self.names.side_of_name(directory, name, is_directory) == Side::Excluded
     }
 
     /// The kernel forgot these inodes; [`Action::Forgotten`] says which of them nothing needs any more.
@@ -290,6 +318,7 @@ impl Primary {
             Event::LocalDone { slot, outcome } => self.local_done(slot, outcome, awake, actions),
             Event::Checked { slot, refusal } => self.checked(slot, refusal, actions),
             Event::ReadBack { slot, operations } => self.read_back(slot, operations, awake, actions),
+            Event::Surveyed { stays } => self.surveyed(stays, awake, actions),
             Event::Tick => {}
             Event::GoAlone => self.told_to_go_alone(actions),
             Event::Noted { generation } => self.noted(generation, awake, actions),
@@ -359,22 +388,39 @@ impl Primary {
 
     /// Numbers an operation unless one of its inodes must be settled first.
     fn admit(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
-        let touched = submitted.operation.touched();
-        let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
-        if dying || self.parked.blocks(&touched) || self.holds_back(&submitted.operation) {
+        if self.must_wait(&submitted.operation) {
             self.parked.push(submitted);
+        } else if !self.walks_of(&submitted.operation).is_empty() {
+            self.begin_survey(submitted);
         } else {
             self.number(submitted, now, actions);
         }
     }
 
+    /// One of its inodes must be settled first, or a directory.
+    fn must_wait(&self, operation: &Operation) -> bool {
+        let touched = operation.touched();
+        let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
+        dying || self.parked.blocks(&touched) || self.holds_back(operation) || self.survey_blocks(operation)
+    }
+
     /// One step: number, bind, enter the names as sent, ship; or, what is local, only order.
     fn number(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
         let touched = submitted.operation.touched();
-        let local = touched.iter().any(|inode| self.names.is_local(*inode));
+        let share = share(&submitted.operation, &self.names);
+        let is_excluded = share == Share::Nothing;
+        let is_refused = share == Share::Refused;
+        let instead = match share {
+            Share::Other(operation) => Some(operation),
+            Share::Whole | Share::Nothing | Share::Refused => None,
+        };
+        let rearranges = !self.walks_of(&submitted.operation).is_empty();
+        let theirs = instead.as_deref().unwrap_or(&submitted.operation);
+        let is_local = |inode: &InodeId| self.names.is_local(*inode);
+        let local = is_excluded || theirs.touched().iter().any(is_local);
         let route = match &self.coverage {
             Some(_) if local => Route::Local,
-            Some(coverage) => coverage.route(&submitted.operation, &self.names),
+            Some(coverage) => coverage.route(theirs, &self.names),
             None if self.is_in_sync() && !local => Route::Ship,
             None => Route::Local,
         };
@@ -387,15 +433,16 @@ impl Primary {
             }
             _ => false,
         };
-        if lost_source || route == Route::ByReadAndWrite {
-            // The secondary has no such source any more, or not yet. On EXDEV the kernel copies by reading and writing.
+        if lost_source || is_refused || route == Route::ByReadAndWrite {
+            // The secondary has no such source any more, or not yet. On EXDEV the kernel, or whoever renames, copies by
+            // reading and writing.
             let errno = Errno(rustix::io::Errno::XDEV.raw_os_error());
             self.reply(submitted.ticket, Err(errno), actions);
             return;
         }
         if shipped {
             let mut binds = std::mem::take(&mut self.binds);
-            let named = self.names.bind(&submitted.operation, &mut binds);
+            let named = self.names.bind(theirs, &mut binds);
             for bind in binds.drain(..) {
                 self.names.hold(&bind.touched());
                 self.ship(Sent::Bind(Box::new(bind.clone())), bind, now, actions);
@@ -409,12 +456,15 @@ impl Primary {
         }
         self.last_slot = Slot(self.last_slot.0 + 1);
         let slot = self.last_slot;
-        let mark = match self.is_in_sync() {
+        let theirs = instead.as_deref().unwrap_or(&submitted.operation);
+        let mark = match self.is_in_sync() || is_excluded {
             true => None,
-            false => self.track(&submitted.operation, actions),
+            false => self.track(theirs, actions),
         };
         let change = self.names.number(&submitted.operation);
-        self.cover(&submitted.operation, shipped);
+        if !is_excluded {
+            self.cover(theirs, shipped);
+        }
         self.names.hold(&touched);
         let is_sync = submitted.operation.is_sync();
         let gates = u32::from(shipped && !is_sync) + u32::from(mark.is_some());
@@ -437,17 +487,21 @@ impl Primary {
             (false, false) => Stage::Free,
         };
         if shipped {
-            let operation = submitted.operation.clone();
+            let operation = theirs.clone();
             self.ship(Sent::Application(slot), operation, now, actions);
         }
         let pending = Pending {
             submitted,
+            instead,
             touched,
             change,
             shipped,
             stage,
         };
         self.pending.insert(slot, pending);
+        if rearranges {
+            self.moves(slot);
+        }
     }
 
     /// Enters into the coverage what becomes of an operation that has just got its slot.
@@ -497,6 +551,9 @@ impl Primary {
             if !self.go_on_ending(now, actions) {
                 break;
             }
+        }
+        if !self.is_over() {
+            self.go_on_survey(actions);
         }
         self.tell_dropped(actions);
     }

@@ -541,9 +541,10 @@ fn offer() -> impl Strategy<Value = Offer> {
         any::<u64>(),
         abilities(),
         top,
+        vec("[a-z*/]{0,9}", 0..4),
     )
         .prop_map(
-            |(dir, sync, durability, empty, free_bytes, abilities, top)| Offer {
+            |(dir, sync, durability, empty, free_bytes, abilities, top, exclude)| Offer {
                 dir,
                 sync,
                 durability,
@@ -551,6 +552,7 @@ fn offer() -> impl Strategy<Value = Offer> {
                 free_bytes,
                 abilities,
                 top,
+                exclude,
             },
         )
 }

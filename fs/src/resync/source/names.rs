@@ -1,6 +1,7 @@
 //! Bringing names over: directories are compared, and what a name leads to is made known to the target.
 
 use super::super::lane::{CopyError, Lane};
+use super::super::target::is_excluded;
 use super::Source;
 use super::board::{Board, Job, Unfinished};
 use super::files::{is_gone, kind_of, read, size_of};
@@ -51,11 +52,28 @@ impl Source<'_> {
             Err(errno) if is_gone(errno) => return Ok(()),
             Err(errno) => return Err(read("list", directory)(errno)),
         };
+        let excluding = match self.store.excluding_in(directory) {
+            Ok(excluding) => excluding,
+            Err(errno) if is_gone(errno) => return Ok(()),
+            Err(errno) => return Err(read("find the path of", directory)(errno)),
+        };
+        let mut failed = None;
         let listed = listing.read(0, |entry| {
-            // The dots are no names. Anything else that is none cannot be reached by an application either.
-            names.extend(Name::new(entry.name));
+            match is_excluded(self.store, directory, excluding.as_ref(), &entry) {
+                // The dots are no names. Anything else that is none cannot be reached by an application either.
+                Ok(false) => names.extend(Name::new(entry.name)),
+                Ok(true) => {}
+                Err(errno) => {
+                    failed = Some(errno);
+                    return ControlFlow::Break(());
+                }
+            }
             ControlFlow::Continue(())
         });
+        let listed = match failed {
+            Some(errno) => Err(errno),
+            None => listed,
+        };
         match listed {
             // Removed since it was opened.
             Err(errno) if is_gone(errno) => Ok(()),
@@ -127,8 +145,21 @@ impl Source<'_> {
         let mut statuses = Vec::with_capacity(names.len());
         // Told of by this very request.
         let mut bound = HashSet::new();
+        let excluding = match self.store.excluding_in(directory) {
+            Ok(excluding) => excluding,
+            Err(errno) if is_gone(errno) => return Ok(Vec::new()),
+            Err(errno) => return Err(read("find the path of", directory)(errno)),
+        };
         for name in names {
             let found = match self.store.look_up(directory, name) {
+                // Of this node only: the target has nothing that is replicated under it.
+                Ok(found)
+                    if excluding.as_ref().is_some_and(|excluding| {
+                        excluding.excludes(name.as_bytes(), kind_of(&found.status) == FileType::Directory)
+                    }) =>
+                {
+                    None
+                }
                 Ok(found) => Some(found),
                 Err(errno) if is_gone(errno) => None,
                 Err(errno) if errno == Errno::from(System::XDEV) => {

@@ -2,6 +2,7 @@
 
 use crate::config::OnPeerLoss;
 use crate::dirty::{MarkSeq, Record};
+use crate::exclude::Walk;
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Operation, Outcome};
 use crate::session::coverage::{Brought, ClaimId, Scope};
 use crate::session::loss::Loss;
@@ -155,6 +156,11 @@ pub enum Event {
         /// What leads the secondary to this node's state; none when nothing can.
         operations: Option<Vec<Operation>>,
     },
+    /// The answer to [`Action::Survey`].
+    Surveyed {
+        /// Every name below the directories is excluded afterwards if it is now, and only then.
+        stays: bool,
+    },
     /// [`Primary::deadline`] is reached.
     Tick,
     /// Go on without the secondary: a person's or the brain's decision. Without effect while in sync.
@@ -238,6 +244,12 @@ pub enum Action {
         slot: Slot,
         /// What has half happened.
         operation: Operation,
+    },
+    /// Look these directories through on this node's disk, which no name operation changes meanwhile, then say
+    /// [`Event::Surveyed`]. What takes too long to look through counts as not staying.
+    Survey {
+        /// Which; at most two.
+        walks: Vec<Walk>,
     },
     /// These inodes are not needed any more. Until it is told, an inode keeps its number although the kernel has
     /// forgotten it: looked up again it must get the same.

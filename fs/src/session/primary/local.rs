@@ -152,6 +152,13 @@ impl Primary {
                 actions.push(Action::DiskFailing { reason });
             }
             self.finish(slot, Err(errno), actions);
+        } else if accepted && is_full(errno) && pending.instead.is_some() {
+            let what = describe(operation);
+            if let Some(pending) = self.pending.get_mut(&slot) {
+                pending.stage = Stage::Denied(errno);
+            }
+            let detail = format!("this node has no room for {what}, and the secondary cannot be led back");
+            self.lose(LossKind::Unrepaired, detail, actions);
         } else if accepted && is_full(errno) {
             self.begin_repair(slot, Err(errno), now, actions);
         } else if accepted && is_about_names(errno) {

@@ -65,7 +65,7 @@ impl Primary {
             }
             let operation = match sent {
                 Sent::Application(slot) => match self.pending.get(slot) {
-                    Some(pending) => pending.submitted.operation.clone(),
+                    Some(pending) => pending.theirs().clone(),
                     None => continue,
                 },
                 Sent::Bind(operation) | Sent::Repair(_, operation) => (**operation).clone(),

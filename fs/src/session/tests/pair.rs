@@ -195,6 +195,7 @@ impl Pair {
                 Action::Granted { .. } | Action::CopyGoesOn | Action::NoteJoined | Action::CopyFailed(_) => {
                     panic!("nothing is copied here");
                 }
+                Action::Survey { .. } => panic!("nothing is excluded here"),
                 Action::Invalidate { .. }
                 | Action::InSync
                 | Action::ConnectionLost
@@ -579,7 +580,7 @@ impl Pair {
         if self.kernel.get(&found).is_some_and(|known| *known != inode) {
             return None;
         }
-        match self.primary.looked_up(ticket, inode, name) {
+        match self.primary.looked_up(ticket, inode, name, Default::default()) {
             Ok(()) => {
                 self.kernel.insert(found, inode);
                 self.here.known.insert(inode, found);

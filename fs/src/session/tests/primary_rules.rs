@@ -9,6 +9,7 @@ use crate::operation::{
 };
 use crate::session::coverage::{Brought, ClaimId, Scope};
 use crate::session::loss::{Loss, LossKind};
+use crate::session::names::Seen;
 use crate::session::primary::{self, Phase, Primary, Settings, Slot, Ticket};
 use crate::wire::message::{
     Answer, Generation, Identities, Rejection, Running, SessionId, ToPrimary, ToSecondary, Welcome,
@@ -388,7 +389,7 @@ fn the_secondarys_handles_are_kept_from_its_answers_until_the_inode_goes() {
     let known = |here: &Here, inode| here.primary.peer_handle(InodeId(inode)).cloned();
     let ticket = here.primary.begin_lookup(InodeId(1));
     here.primary
-        .looked_up(ticket, InodeId(3), &name("bound"))
+        .looked_up(ticket, InodeId(3), &name("bound"), Seen::default())
         .unwrap();
     // A create and a bind, answered in the other order; the write's own answer carries none.
     here.submit(1, create(2)).submit(2, write(3));
