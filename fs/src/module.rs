@@ -5,6 +5,7 @@
 
 mod demotion;
 mod directories;
+mod exclusions;
 mod meeting;
 mod promotion;
 mod status;
@@ -87,6 +88,7 @@ impl Module {
                 config.weakest_durability(),
                 directories.volumes()?,
             )?;
+            exclusions::compare(&config, &keeper, &reporter)?;
             anyhow::Ok((directories, Arc::new(keeper)))
         })?;
         let maps = Arc::new(open_maps(&config, &reporter)?);
