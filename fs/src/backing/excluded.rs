@@ -369,6 +369,8 @@ enum Seen {
     Part,
 }
 
+type Found<'a> = dyn FnMut(&Opened, &[u8], bool, bool) -> Result<()> + 'a;
+
 /// Calls `found` with the directory, the name, whether it is a directory and whether it is excluded at `from`, for each
 /// name below the directory `top` that is excluded at one of two paths of it and not at the other.
 fn changes(
@@ -378,7 +380,7 @@ fn changes(
     to: &Path,
     reach: Reach,
     left: &mut usize,
-    found: &mut dyn FnMut(&Opened, &[u8], bool, bool) -> Result<()>,
+    found: &mut Found<'_>,
 ) -> Result<Seen> {
     let mut waiting = vec![(top.clone(), PathBuf::new(), 1_usize)];
     while let Some((directory, path, level)) = waiting.pop() {
