@@ -171,19 +171,20 @@ fn fail_over(pair: &Pair, from: &str, to: &str) {
 }
 
 #[track_caller]
-fn return_as_secondary(pair: &Pair, host: &str) {
-    pair.lab.start(host).unwrap();
+fn rejoin(pair: &Pair, host: &str) {
+    assert_eq!(pair.lab.start(host).unwrap(), [] as [&str; 0]);
     for host in ["a", "b"] {
         pair.lab.wait_state(host, None, Wanted::InSync).unwrap();
     }
     let status = pair.lab.status().unwrap();
     let standing = mirror_of(&status, host, &pair.dir).unwrap().standing;
     assert_eq!(standing, Some(Standing::UpToDate));
-    let primary = if host == "a" { "b" } else { "a" };
-    pair.run_in(primary, &pair.dir, "sync");
-    let report = pair.lab.verify(&pair.dir, Default::default()).unwrap();
-    let differences: Vec<String> = report.differences.iter().map(ToString::to_string).collect();
-    assert_eq!(differences, [] as [&str; 0]);
+}
+
+#[track_caller]
+fn return_as_secondary(pair: &Pair, host: &str) {
+    rejoin(pair, host);
+    assert_equal(pair, if host == "a" { "b" } else { "a" });
 }
 
 #[test]
@@ -358,7 +359,13 @@ fn many_random_operations_across_the_border_leave_equal_copies() {
                     fail_over(&pair, primary, secondary);
                     let alone: Vec<String> = (0..200).map(|_| step(&mut random)).collect();
                     run(secondary, &format!("set +e; {}; true", alone.join("; ")));
-                    return_as_secondary(&pair, primary);
+                    // And beside the copy that brings the other one back.
+                    let beside: Vec<String> = (0..1000).map(|_| step(&mut random)).collect();
+                    std::thread::scope(|scope| {
+                        scope.spawn(move || run(secondary, &format!("set +e; {}; true", beside.join("; "))));
+                        rejoin(&pair, primary);
+                    });
+                    assert_equal(&pair, secondary);
                     primary = secondary;
                 }
             }

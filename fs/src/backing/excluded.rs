@@ -14,7 +14,7 @@ use super::place::name_of_directory;
 use super::refusal::Failure;
 use super::store::{Store, open_name};
 use crate::exclude::{Exclusions, PerDirectory, Reach, Walk, below};
-use crate::operation::{Errno as OurErrno, InodeId, Name, Operation};
+use crate::operation::{Errno as OurErrno, InodeId, Name, Operation, Rename, RenameMode};
 use rustix::fs::{FileType, RawDir, SeekFrom, XattrFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
@@ -27,7 +27,7 @@ const LISTING_BYTES: usize = 32 << 10;
 /// Directories above each other at most.
 const DEPTH_MAX: usize = 1 << 16;
 /// An excluded inode all of whose names are: it was linked by the mount, which refuses a link across the border.
-const LINKED: &[u8] = b"trusted.sidekick.excluded";
+pub(super) const LINKED: &[u8] = b"trusted.sidekick.excluded";
 
 /// What a store does with excluded names that are in the way of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,11 +166,15 @@ impl Store {
 
     /// True when something went.
     fn give_way(&self, operation: &Operation) -> Result<bool> {
-        let (parent, name, is_removal) = match operation {
-            Operation::Create(create) => (create.parent, &create.name, false),
-            Operation::Link { parent, name, .. } => (*parent, name, false),
-            Operation::Rename(rename) => (rename.target_parent, &rename.target_name, false),
-            Operation::Unlink(unlink) => (unlink.parent, &unlink.name, true),
+        let (parent, name, wanted) = match operation {
+            Operation::Create(create) => (create.parent, &create.name, Wanted::Name),
+            Operation::Link { parent, name, .. } => (*parent, name, Wanted::Name),
+            Operation::Rename(rename) => match rename.mode {
+                RenameMode::Replace => (rename.target_parent, &rename.target_name, Wanted::Place),
+                RenameMode::NoReplace => (rename.target_parent, &rename.target_name, Wanted::Name),
+                RenameMode::Exchange => return Ok(false),
+            },
+            Operation::Unlink(unlink) => (unlink.parent, &unlink.name, Wanted::Emptiness),
             Operation::Bind { .. }
             | Operation::Write { .. }
             | Operation::SetAttributes { .. }
@@ -194,14 +198,14 @@ impl Store {
         };
         let is_directory = FileType::from_raw_mode(there.status()?.st_mode) == FileType::Directory;
         let here = self.excluding_below(rules, root, &directory)?;
-        if !is_removal && here.excludes(name.as_bytes(), is_directory) {
+        if wanted != Wanted::Emptiness && here.excludes(name.as_bytes(), is_directory) {
             self.leave(root, &directory, name.as_bytes())?;
             return Ok(true);
         }
-        if !is_directory {
+        if !is_directory || wanted == Wanted::Name {
             return Ok(false);
         }
-        // It is to be removed, or another takes its place: it is empty on the primary.
+        // It is empty on the primary.
         let path = below(&here.path, name.as_bytes());
         let readable = there.reopen(Access::Read)?;
         let left = names(&readable)?;
@@ -218,11 +222,11 @@ impl Store {
     }
 
     /// What is excluded below a directory and would not be under its new path.
-    fn leave_below_renamed(&self, rename: &crate::operation::Rename) -> Result<()> {
+    fn leave_below_renamed(&self, rename: &Rename) -> Result<()> {
         let source = (rename.source_parent, &rename.source_name);
         let target = (rename.target_parent, &rename.target_name);
         self.leave_below(source, target)?;
-        if rename.mode == crate::operation::RenameMode::Exchange {
+        if rename.mode == RenameMode::Exchange {
             self.leave_below(target, source)?;
         }
         Ok(())
@@ -367,6 +371,17 @@ enum Seen {
     All,
     /// There was more than may be looked at.
     Part,
+}
+
+/// What an operation needs of the name that is in its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// That it is free.
+    Name,
+    /// That it is free, or an empty directory.
+    Place,
+    /// That it is an empty directory.
+    Emptiness,
 }
 
 type Found<'a> = dyn FnMut(&Opened, &[u8], bool, bool) -> Result<()> + 'a;

@@ -155,7 +155,7 @@ impl Tree {
         if is_one_sided {
             return Ok(());
         }
-        tracing::warn!(directory = ?self.store.path(directory), %name,
+        tracing::debug!(directory = ?self.store.path(directory), %name,
             "a file has several names and this one is excluded: it is not shown by it");
         Err(errno::system(System::XDEV))
     }

@@ -397,11 +397,17 @@ impl Primary {
         }
     }
 
-    /// One of its inodes must be settled first, or a directory.
+    /// What came before it must be settled first.
     fn must_wait(&self, operation: &Operation) -> bool {
         let touched = operation.touched();
+        self.must_settle(operation) || self.parked.blocks(&touched) || self.survey_blocks(operation)
+    }
+
+    /// One of its inodes must be settled first. What is parked may have come later.
+    fn must_settle(&self, operation: &Operation) -> bool {
+        let touched = operation.touched();
         let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
-        dying || self.parked.blocks(&touched) || self.holds_back(operation) || self.survey_blocks(operation)
+        dying || self.parked.holds(&touched) || self.holds_back(operation)
     }
 
     /// One step: number, bind, enter the names as sent, ship; or, what is local, only order.

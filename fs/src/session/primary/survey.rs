@@ -122,7 +122,7 @@ impl Primary {
             self.reply(submitted.ticket, Err(errno), actions);
         } else if !self.is_going_on() {
             self.submit(submitted, now, actions);
-        } else if self.must_wait(&submitted.operation) {
+        } else if self.must_settle(&submitted.operation) {
             // It is looked through again when it is taken out.
             self.parked.push(submitted);
         } else {
