@@ -318,3 +318,43 @@ fn check_directory(dir: &Path) -> Result<(), ConfigError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_exclude(exclude: &str) -> Result<Config, ConfigError> {
+        let text = format!(
+            r#"
+            module = "db"
+            node = "a"
+            state = "/s"
+            control = "/c"
+            listen = "127.0.0.1:0"
+            [peer]
+            node = "b"
+            addresses = ["127.0.0.1:1"]
+            [tls]
+            ca = "/ca"
+            certificate = "/crt"
+            key = "/key"
+            [[replicate]]
+            dir = "/srv/db"
+            exclude = {exclude}
+            "#
+        );
+        Config::parse(&text, Path::new("db.toml"))
+    }
+
+    #[test]
+    fn patterns_of_what_is_excluded_are_checked_and_named() {
+        let config = with_exclude(r#"["**/pg_stat_tmp/*", "!keep"]"#).unwrap();
+        assert_eq!(config.replicate[0].exclude, ["**/pg_stat_tmp/*", "!keep"]);
+        assert!(with_exclude("[]").unwrap().exclusions().unwrap()[0].is_empty());
+        let error = with_exclude(r#"["ok", "[a"]"#).unwrap_err().to_string();
+        assert!(
+            error.starts_with("replicate.exclude: /srv/db: the pattern \"[a\""),
+            "{error}"
+        );
+    }
+}

@@ -259,6 +259,7 @@ fn shape(pattern: &str) -> Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn exclusions(patterns: &[&str]) -> Exclusions {
         let patterns: Vec<String> = patterns.iter().map(|one| (*one).to_owned()).collect();
@@ -358,6 +359,52 @@ mod tests {
         ];
         for (patterns, from, to, expected) in cases {
             assert_eq!(exclusions(patterns).reach(from, to), *expected, "{patterns:?}");
+        }
+    }
+
+    fn pattern() -> impl Strategy<Value = String> {
+        let part = prop_oneof![Just("a"), Just("b"), Just("*"), Just("**"), Just("a*")];
+        let parts = proptest::collection::vec(part, 1..5);
+        (parts, any::<[bool; 3]>()).prop_map(|(parts, [taken_back, anchored, directories])| {
+            let mark = |is_set: bool, mark: &'static str| if is_set { mark } else { "" };
+            let (not, root, end) = (mark(taken_back, "!"), mark(anchored, "/"), mark(directories, "/"));
+            format!("{not}{root}{}{end}", parts.join("/"))
+        })
+    }
+
+    fn path(names: std::ops::Range<usize>) -> impl Strategy<Value = PathBuf> {
+        let name = prop_oneof![Just("a"), Just("b"), Just("ab")];
+        proptest::collection::vec(name, names).prop_map(|names| names.iter().collect())
+    }
+
+    proptest! {
+        /// Whoever looks as deep as it says at what is not excluded misses nothing.
+        #[test]
+        fn nothing_changes_sides_deeper_than_a_rename_reaches(
+            patterns in proptest::collection::vec(pattern(), 1..4),
+            from in path(1..4),
+            to in path(1..4),
+            below in path(1..5),
+            is_directory: bool,
+        ) {
+            let rules = Exclusions::parse(&patterns).unwrap();
+            let Reach::Levels(levels) = rules.reach(&from, &to) else {
+                return Ok(());
+            };
+            prop_assume!(!rules.covers(&from, true) && !rules.covers(&to, true));
+            let depth = below.components().count();
+            let seen: PathBuf = below.components().take(levels).collect();
+            let seen_is_directory = depth > levels || is_directory;
+            let sides = |path: &Path, is_directory| {
+                (rules.covers(&from.join(path), is_directory), rules.covers(&to.join(path), is_directory))
+            };
+            for above in seen.ancestors().filter(|above| !above.as_os_str().is_empty()) {
+                let (is, becomes) = sides(above, above != seen || seen_is_directory);
+                // It would be found.
+                prop_assume!(is == becomes);
+            }
+            let (is, becomes) = sides(&below, is_directory);
+            prop_assert_eq!(is, becomes, "{:?} by {:?}", below, patterns);
         }
     }
 }

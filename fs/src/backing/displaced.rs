@@ -11,6 +11,7 @@ use super::walk::RESERVED;
 use rustix::fs::{AtFlags, FileType, Mode, RawDir, RenameFlags, SeekFrom};
 use rustix::io::{Errno, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// In our own directory: what a copy may want again.
 pub(super) const DISPLACED: &[u8] = b"displaced";
@@ -20,6 +21,9 @@ const LISTING_BYTES: usize = 32 << 10;
 
 /// The next name to try. What a predecessor left has names from the same sequence.
 static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Held while something is removed: the end of a copy and the background would find entries of each other gone.
+static CLEARING: Mutex<()> = Mutex::new(());
 
 /// The directory in which displaced entries wait, of one replicated directory.
 pub(super) struct Displaced {
@@ -120,6 +124,8 @@ impl Store {
 }
 
 fn clear(root: &Root, name: &[u8]) -> Result<()> {
+    // A panic in one leaves what the next one removes.
+    let _one_at_a_time = CLEARING.lock().unwrap_or_else(PoisonError::into_inner);
     match Displaced::find(root, name)? {
         Some(displaced) => displaced.clear(),
         None => Ok(()),

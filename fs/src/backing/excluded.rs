@@ -7,7 +7,7 @@
 //! background.
 
 use super::background::Task;
-use super::displaced::{DISPLACED, Displaced, LEFTOVERS};
+use super::displaced::{Displaced, LEFTOVERS};
 use super::node::mtime;
 use super::open::{Access, Opened, parent_of};
 use super::place::name_of_directory;
@@ -39,6 +39,7 @@ pub enum Leftovers {
 }
 
 /// A directory, for the question which of its names are excluded.
+#[derive(Debug)]
 pub struct Excluding<'a> {
     rules: &'a Exclusions,
     path: PathBuf,
@@ -50,6 +51,11 @@ impl Excluding<'_> {
     /// Whether this name of it is.
     pub fn excludes(&self, name: &[u8], is_directory: bool) -> bool {
         self.is_excluded || self.rules.matches(&below(&self.path, name), is_directory)
+    }
+
+    /// The path by which it is known.
+    pub fn path(&self) -> &[u8] {
+        self.path.as_os_str().as_bytes()
     }
 }
 
@@ -84,6 +90,30 @@ impl Store {
         Ok(Some(self.excluding_below(rules, root, &opened)?))
     }
 
+    /// What is excluded of a directory that has this path on the primary.
+    ///
+    /// # Errors
+    /// `ESTALE` when the directory is not known.
+    pub fn excluding_at(
+        &self,
+        directory: InodeId,
+        path: &[u8],
+    ) -> std::result::Result<Option<Excluding<'_>>, OurErrno> {
+        let root = self.root_of(directory)?;
+        let path = PathBuf::from(OsStr::from_bytes(path));
+        Ok(self.rules(root).map(|rules| Excluding {
+            is_excluded: rules.covers(&path, true),
+            rules,
+            path,
+        }))
+    }
+
+    /// True when names below a directory that is renamed may change sides by it, whatever its paths are.
+    pub fn renames_reach_far(&self, directory: InodeId) -> bool {
+        let rules = self.root_of(directory).ok().and_then(|root| self.rules(root));
+        rules.is_some_and(|rules| rules.reach(Path::new(""), Path::new("")) != Reach::Levels(0))
+    }
+
     /// Whether nothing below these directories, of this primary, changes sides when they are renamed. What cannot be
     /// looked at counts as changing.
     pub fn stay(&self, walks: &[Walk]) -> bool {
@@ -105,7 +135,7 @@ impl Store {
         let top = self.open(walk.directory, Access::Path)?;
         let (from, to) = (&*walk.from, &*walk.to);
         let mut stays = true;
-        let seen = changes(rules, &top, from, to, walk.reach, left, &mut |_, _, _, _| {
+        let seen = changes(rules, &top, from, to, walk.reach, left, &mut |_, _, _| {
             stays = false;
             Ok(())
         })?;
@@ -256,14 +286,9 @@ impl Store {
         self.leave_what_changes(root, &moved, &below(&from_path, from.1.as_bytes()), &to_path)
     }
 
-    /// Takes away what is excluded below the directory `moved` at one path and not at the other, or the reverse.
-    pub(super) fn leave_what_changes(
-        &self,
-        root: usize,
-        moved: &Opened,
-        from: &Path,
-        to: &Path,
-    ) -> Result<()> {
+    /// Takes away what is excluded below the directory `moved` at one path and not at the other. The reverse is not there:
+    /// the primary has looked.
+    fn leave_what_changes(&self, root: usize, moved: &Opened, from: &Path, to: &Path) -> Result<()> {
         let Some(rules) = self.rules(root) else {
             return Ok(());
         };
@@ -272,49 +297,35 @@ impl Store {
             return Ok(());
         }
         let mut left = usize::MAX;
-        let mut found = Vec::new();
-        changes(
-            rules,
-            moved,
-            from,
-            to,
-            reach,
-            &mut left,
-            &mut |directory, name, _, was| {
-                found.push((directory.clone(), name.to_vec(), was));
-                Ok(())
-            },
-        )?;
-        for (directory, name, was_excluded) in found {
+        let mut uncovered = Vec::new();
+        let mut found = |directory: &Opened, name: &[u8], was_excluded: bool| {
             if was_excluded {
-                self.leave(root, &directory, &name)?;
-            } else {
-                // A copy may want it under another name.
-                self.put_into(DISPLACED, root, &directory, &name)?;
+                uncovered.push((directory.clone(), name.to_vec()));
             }
+            Ok(())
+        };
+        changes(rules, moved, from, to, reach, &mut left, &mut found)?;
+        for (directory, name) in uncovered {
+            self.leave(root, &directory, &name)?;
         }
         Ok(())
     }
 
-    /// Moves a name into our own directory, from where it is removed in the background.
+    /// Moves a name into our own directory, from where it is removed in the background. The directory keeps its `mtime`,
+    /// which is the primary's.
     fn leave(&self, root: usize, directory: &Opened, name: &[u8]) -> Result<()> {
-        self.put_into(LEFTOVERS, root, directory, name)?;
+        let before = directory.status()?;
+        Displaced::make(self.root(root), LEFTOVERS)?.take(directory, name)?;
+        directory.set_times(None, Some(mtime(&before)))?;
         self.in_background(Task::ClearLeftovers);
         Ok(())
     }
 
-    /// The directory keeps its `mtime`, which is the primary's.
-    fn put_into(&self, aside: &[u8], root: usize, directory: &Opened, name: &[u8]) -> Result<()> {
-        let before = directory.status()?;
-        Displaced::make(self.root(root), aside)?.take(directory, name)?;
-        directory.set_times(None, Some(mtime(&before)))
-    }
-
-    pub(super) fn rules(&self, root: usize) -> Option<&Exclusions> {
+    fn rules(&self, root: usize) -> Option<&Exclusions> {
         self.excluded.get(root).filter(|rules| !rules.is_empty())
     }
 
-    pub(super) fn excluding_below<'a>(
+    fn excluding_below<'a>(
         &'a self,
         rules: &'a Exclusions,
         root: usize,
@@ -331,7 +342,7 @@ impl Store {
 
     /// Where a directory lies below its replicated directory: read in one step, so that a rename of a directory above
     /// does not show half done.
-    pub(super) fn path_below(&self, root: usize, directory: &Opened) -> Result<PathBuf> {
+    fn path_below(&self, root: usize, directory: &Opened) -> Result<PathBuf> {
         let read = |opened: &Opened| rustix::fs::readlink(opened.proc_path(), Vec::new());
         let top = self.root(root).node();
         match (read(top), read(directory)) {
@@ -384,10 +395,9 @@ enum Wanted {
     Emptiness,
 }
 
-type Found<'a> = dyn FnMut(&Opened, &[u8], bool, bool) -> Result<()> + 'a;
+type Found<'a> = dyn FnMut(&Opened, &[u8], bool) -> Result<()> + 'a;
 
-/// Calls `found` with the directory, the name, whether it is a directory and whether it is excluded at `from`, for each
-/// name below the directory `top` that is excluded at one of two paths of it and not at the other.
+/// Calls `found` with the directory, the name, and whether it is excluded at `from`, for each name below the directory `top` that is excluded at one of two paths of it and not at the other.
 fn changes(
     rules: &Exclusions,
     top: &Opened,
@@ -415,7 +425,7 @@ fn changes(
             let is = rules.matches(&from.join(&below_top), is_directory);
             let becomes = rules.matches(&to.join(&below_top), is_directory);
             if is != becomes {
-                found(&directory, &name, is_directory, is)?;
+                found(&directory, &name, is)?;
             } else if !is && is_directory && is_deeper {
                 match open_name(directory.fd(), &name) {
                     Ok(next) => waiting.push((next, below_top, level + 1)),

@@ -6,20 +6,17 @@
 use super::displaced::{DISPLACED, Displaced};
 use super::entries::{make, open_made};
 use super::error::CopyFailure;
+use super::excluded::Excluding;
 use super::open::{Access, Opened, parent_of};
 use super::store::{Found, Store, Unopened, open_name};
 use super::walk::is_reserved;
-use crate::exclude::below;
 use crate::operation::{Errno as OurErrno, FileHandle, InodeId, NAME_BYTES_MAX, Name, NodeKind};
 use crate::wire::bulk::{Entry, Node, Placed};
 use rustix::fs::{AtFlags, FileType, RawDir, RenameFlags, Stat};
 use rustix::io::{Errno, Result};
 use std::cell::OnceCell;
-use std::path::{Path, PathBuf};
 
 const LISTING_BYTES: usize = 32 << 10;
-/// The path, as patterns see it, of a directory that was put aside.
-const ASIDE: &str = ".sidekick/displaced/0";
 
 type Brought<T> = std::result::Result<T, CopyFailure>;
 
@@ -30,13 +27,21 @@ impl Store {
     /// Nothing else may change these names, or the inodes behind them, meanwhile. Other names, also of the same
     /// directory, may change. An inode that is not known yet must not be brought twice at once.
     ///
+    /// `excluding`: what stays as it is under a name that the source does not have.
+    ///
     /// `sole`: what has a name becomes the inode of an unknown number only if it is a directory or has no other name; its
     /// others might be those of something that is not looked at.
     ///
     /// # Errors
     /// At the first entry that fails: a name that is reserved or a mount point, an inode that is said to be
     /// known and is not, or is gone, or what the kernel says. What became of the entries before is not told.
-    pub fn place_names(&self, directory: InodeId, entries: &[Entry], sole: bool) -> Brought<Vec<Placed>> {
+    pub fn place_names(
+        &self,
+        directory: InodeId,
+        entries: &[Entry],
+        sole: bool,
+        excluding: Option<&Excluding<'_>>,
+    ) -> Brought<Vec<Placed>> {
         let fail = |errno: OurErrno| CopyFailure::new(format!("bring names into {directory}"), errno);
         let opened = self
             .open(directory, Access::Path)
@@ -51,6 +56,7 @@ impl Store {
             root,
             displaced: OnceCell::new(),
             sole,
+            excluding,
         };
         entries.iter().map(|entry| goal.bring(entry)).collect()
     }
@@ -101,6 +107,7 @@ struct Goal<'a> {
     root: usize,
     displaced: OnceCell<Displaced>,
     sole: bool,
+    excluding: Option<&'a Excluding<'a>>,
 }
 
 impl Goal<'_> {
@@ -113,7 +120,7 @@ impl Goal<'_> {
         match &entry.node {
             None => {
                 if let Some((_, found)) = there
-                    && !self.is_excluded(name, &found)?
+                    && !self.is_excluded(name, &found)
                 {
                     self.put_aside(name, &found)?;
                 }
@@ -209,15 +216,10 @@ impl Goal<'_> {
     }
 
     /// It is this node's alone, and none of the source's business.
-    fn is_excluded(&self, name: &Name, found: &Found) -> Brought<bool> {
-        let Some(rules) = self.store.rules(self.root) else {
-            return Ok(false);
-        };
+    fn is_excluded(&self, name: &Name, found: &Found) -> bool {
         let is_directory = FileType::from_raw_mode(found.status.st_mode) == FileType::Directory;
-        self.store
-            .excluding_below(rules, self.root, &self.opened)
-            .map(|here| here.excludes(name.as_bytes(), is_directory))
-            .map_err(|errno| self.failed("find the path of", name, errno.into()))
+        self.excluding
+            .is_some_and(|excluding| excluding.excludes(name.as_bytes(), is_directory))
     }
 
     /// A node that no number means cannot be wanted under another name, so it goes at once: on a full disk there may
@@ -233,14 +235,7 @@ impl Goal<'_> {
             None => Displaced::make(self.store.root(self.root), DISPLACED)
                 .map(|displaced| self.displaced.get_or_init(|| displaced)),
         };
-        let moved = is_directory
-            .then(|| open_name(self.opened.fd(), name.as_bytes()))
-            .transpose();
-        let left = moved.and_then(|moved| match moved {
-            Some(moved) => self.leave_what_changes(&moved, &self.opened, name.as_bytes(), Path::new(ASIDE)),
-            None => Ok(()),
-        });
-        left.and(displaced)
+        displaced
             .and_then(|displaced| displaced.take(&self.opened, name.as_bytes()))
             .map_err(|errno| self.failed("put aside", name, errno.into()))
     }
@@ -249,8 +244,6 @@ impl Goal<'_> {
     fn move_directory(&self, moved: &Opened, status: &Stat, name: &Name) -> Result<()> {
         let parent = parent_of(moved)?;
         let present = name_of_directory(moved, status, &parent)?;
-        let goal = self.path_of(&self.opened)?;
-        self.leave_what_changes(moved, &parent, &present, &below(&goal, name.as_bytes()))?;
         let flags = RenameFlags::NOREPLACE;
         rustix::fs::renameat_with(
             parent.fd(),
@@ -259,22 +252,6 @@ impl Goal<'_> {
             name.as_bytes(),
             flags,
         )
-    }
-
-    /// What is below a directory, `name` in `parent`, and has another status at the path `to`.
-    fn leave_what_changes(&self, moved: &Opened, parent: &Opened, name: &[u8], to: &Path) -> Result<()> {
-        if self.store.rules(self.root).is_none() {
-            return Ok(());
-        }
-        let from = below(&self.path_of(parent)?, name);
-        self.store.leave_what_changes(self.root, moved, &from, to)
-    }
-
-    fn path_of(&self, directory: &Opened) -> Result<PathBuf> {
-        match self.store.rules(self.root) {
-            Some(_) => self.store.path_below(self.root, directory),
-            None => Ok(PathBuf::new()),
-        }
     }
 
     fn failed(&self, attempt: &str, name: &Name, errno: OurErrno) -> CopyFailure {

@@ -4,6 +4,7 @@ use crate::link::{self, LinkError};
 use crate::operation::{Errno, FileHandle, InodeId, Name};
 use crate::wire::bulk::{Identify, ToSource, ToTarget};
 use crate::wire::frame::{Message, WireError};
+use bytes::Bytes;
 use tokio::runtime::Handle;
 
 /// Why a copy cannot go on.
@@ -115,8 +116,8 @@ impl Lane {
     }
 
     /// The names that the target has in a directory.
-    pub fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError> {
-        let request = ToTarget::List { directory }.encode()?;
+    pub fn list(&mut self, directory: InodeId, path: Bytes) -> Result<Vec<Name>, CopyError> {
+        let request = ToTarget::List { directory, path }.encode()?;
         let (sender, receiver) = (&mut self.sender, &mut self.receiver);
         self.runtime.block_on(async {
             sender.send([request]).await?;

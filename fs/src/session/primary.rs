@@ -391,7 +391,7 @@ impl Primary {
         if self.must_wait(&submitted.operation) {
             self.parked.push(submitted);
         } else if !self.walks_of(&submitted.operation).is_empty() {
-            self.begin_survey(submitted);
+            self.begin_survey(submitted, actions);
         } else {
             self.number(submitted, now, actions);
         }

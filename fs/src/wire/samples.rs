@@ -65,12 +65,16 @@ pub fn to_target() -> impl Strategy<Value = ToTarget> {
             node,
             session: SessionId(session),
         })),
-        inode().prop_map(|directory| ToTarget::List { directory }),
-        (inode(), vec(entry(), 0..20), any::<bool>()).prop_map(|(directory, entries, sole)| {
+        (inode(), text()).prop_map(|(directory, path)| ToTarget::List {
+            directory,
+            path: path.into(),
+        }),
+        (inode(), vec(entry(), 0..20), any::<bool>(), text()).prop_map(|(directory, entries, sole, path)| {
             ToTarget::Place {
                 directory,
                 entries,
                 sole,
+                path: path.into(),
             }
         }),
         vec(identify(), 0..20).prop_map(|nodes| ToTarget::Identify { nodes }),

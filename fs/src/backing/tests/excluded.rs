@@ -4,7 +4,7 @@ use super::super::Leftovers;
 use super::scratch::*;
 use crate::exclude::{Reach, Walk};
 use crate::operation::*;
-use crate::wire::bulk::{Entry, Node, Placed, ToSource, ToTarget};
+use crate::wire::bulk::{Entry, Placed, ToSource, ToTarget};
 use rustix::io::Errno as E;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -172,7 +172,10 @@ fn listed(scratch: &Scratch, directory: InodeId) -> Vec<String> {
     let mut names = Vec::new();
     crate::resync::target::execute(
         &scratch.store,
-        &ToTarget::List { directory },
+        &ToTarget::List {
+            directory,
+            path: Default::default(),
+        },
         |answer| match answer {
             ToSource::Listed { names: some, .. } => names.extend(some.iter().map(ToString::to_string)),
             other => panic!("{other:?}"),
@@ -196,7 +199,11 @@ fn a_copy_neither_lists_nor_removes_what_is_excluded_here() {
         node: None,
     };
     let entries = [vacant("a.tmp"), vacant("b"), vacant("cache"), vacant("d.tmp")];
-    let placed = scratch.store.place_names(ROOT, &entries, false).unwrap();
+    let excluding = scratch.store.excluding_at(ROOT, b"").unwrap();
+    let placed = scratch
+        .store
+        .place_names(ROOT, &entries, false, excluding.as_ref());
+    let placed = placed.unwrap();
     assert_eq!(placed, vec![Placed::Vacant; 4]);
     for text in ["a.tmp", "cache/below", "d.tmp"] {
         assert!(scratch.path(text).exists(), "{text}");
@@ -205,25 +212,21 @@ fn a_copy_neither_lists_nor_removes_what_is_excluded_here() {
 }
 
 #[test]
-fn a_copy_that_moves_a_directory_leaves_nothing_uncovered() {
+fn a_copy_goes_by_the_path_that_the_source_has() {
     let scratch = secondary(&["**/tmp/*"]);
-    fs::create_dir_all(scratch.path("a/tmp")).unwrap();
-    fs::write(scratch.path("a/tmp/mine"), "1").unwrap();
-    let found = scratch.store.look_up(ROOT, &name("a")).unwrap();
-    let (above, moved) = (InodeId(50), InodeId(51));
-    scratch.store.learn(above, 0, found.handle);
-    let found = scratch.store.look_up(above, &name("tmp")).unwrap();
-    scratch.store.learn(moved, 0, found.handle.clone());
-    let entry = Entry {
-        name: name("other"),
-        node: Some(Node {
-            inode: moved,
-            known: true,
-            kind: NodeKind::Directory,
-            handle: found.handle,
-        }),
+    let directory = scratch.directory(ROOT, "tmp");
+    fs::write(scratch.path("tmp/x"), "1").unwrap();
+    let vacant = Entry {
+        name: name("x"),
+        node: None,
     };
-    scratch.store.place_names(above, &[entry], false).unwrap();
-    assert_eq!(fs::read_dir(scratch.path("a/other")).unwrap().count(), 0);
-    assert!(is_cleared(&scratch));
+    for (path, stays) in [("tmp", true), ("d/tmp", true), ("d", false)] {
+        let excluding = scratch.store.excluding_at(directory, path.as_bytes()).unwrap();
+        let entries = std::slice::from_ref(&vacant);
+        scratch
+            .store
+            .place_names(directory, entries, false, excluding.as_ref())
+            .unwrap();
+        assert_eq!(scratch.path("tmp/x").exists(), stays, "{path}");
+    }
 }

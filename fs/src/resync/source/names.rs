@@ -29,7 +29,7 @@ impl Source<'_> {
     ) -> Result<(), CopyError> {
         self.progress.current(self.store.path(directory));
         self.session.begin_listing(directory);
-        let mut names: BTreeSet<Name> = match lane.list(directory) {
+        let mut names: BTreeSet<Name> = match lane.list(directory, self.path_of(directory)?) {
             Ok(names) => names.into_iter().collect(),
             // Removed on both sides since it was found.
             Err(CopyError::Target { errno, .. }) if is_gone(errno) && self.session.is_gone(directory) => {
@@ -44,6 +44,16 @@ impl Source<'_> {
         }
         self.session.end_listing(directory);
         Ok(())
+    }
+
+    /// By which the target knows what is excluded of a directory; empty where nothing is, and of one that is gone.
+    pub(super) fn path_of(&self, directory: InodeId) -> Result<Bytes, CopyError> {
+        match self.store.excluding_in(directory) {
+            Ok(Some(excluding)) => Ok(Bytes::copy_from_slice(excluding.path())),
+            Ok(None) => Ok(Bytes::new()),
+            Err(errno) if is_gone(errno) => Ok(Bytes::new()),
+            Err(errno) => Err(read("find the path of", directory)(errno)),
+        }
     }
 
     pub(super) fn names_here(&self, directory: InodeId, names: &mut BTreeSet<Name>) -> Result<(), CopyError> {
@@ -171,6 +181,17 @@ impl Source<'_> {
             };
             let node = match &found {
                 Some(found) => match self.node(found, &mut bound)? {
+                    // What the target has excluded in it may be uncovered by its new path, and nothing tells of that.
+                    Some(node)
+                        if node.known
+                            && self.known.is_some()
+                            && node.kind == NodeKind::Directory
+                            && self.store.renames_reach_far(directory) =>
+                    {
+                        return Err(CopyError::NeedsWhole(format!(
+                            "the directory \"{name}\" was renamed, and what is excluded below it depends on its path"
+                        )));
+                    }
                     Some(node) => Some(node),
                     // The name stays stale, and the next round finds the inode bound.
                     None => continue,
@@ -190,6 +211,7 @@ impl Source<'_> {
             directory,
             entries,
             sole: self.known.is_some(),
+            path: excluding.map_or_else(Bytes::new, |excluding| Bytes::copy_from_slice(excluding.path())),
         };
         let answers = lane.exchange(std::slice::from_ref(&request))?;
         let ToTarget::Place { entries, .. } = request else {

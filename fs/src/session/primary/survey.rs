@@ -88,8 +88,19 @@ impl Primary {
             }
     }
 
-    pub(super) fn begin_survey(&mut self, submitted: Submitted) {
-        self.survey = Survey::Waiting(submitted);
+    /// While a copy goes on the target may have the directory elsewhere yet, with excluded names of its own in it, which
+    /// nobody looks through: whoever renames copies.
+    pub(super) fn begin_survey(&mut self, submitted: Submitted, actions: &mut Vec<Action>) {
+        if self.is_covering() {
+            self.refuse(&submitted, actions);
+        } else {
+            self.survey = Survey::Waiting(submitted);
+        }
+    }
+
+    fn refuse(&self, submitted: &Submitted, actions: &mut Vec<Action>) {
+        let errno = Errno(rustix::io::Errno::XDEV.raw_os_error());
+        self.reply(submitted.ticket, Err(errno), actions);
     }
 
     /// The rename has got its slot, now or once more.
@@ -117,9 +128,8 @@ impl Primary {
         let Survey::Looking(submitted) = std::mem::take(&mut self.survey) else {
             return;
         };
-        if !stays {
-            let errno = Errno(rustix::io::Errno::XDEV.raw_os_error());
-            self.reply(submitted.ticket, Err(errno), actions);
+        if !stays || self.is_covering() {
+            self.refuse(&submitted, actions);
         } else if !self.is_going_on() {
             self.submit(submitted, now, actions);
         } else if self.must_settle(&submitted.operation) {

@@ -520,6 +520,7 @@ fn messages_of_a_copy_with_every_list_full_fit_their_frames() {
     let place = ToTarget::Place {
         directory: InodeId(u64::MAX),
         sole: false,
+        path: Default::default(),
         entries: vec![entry; NAMES_MAX],
     };
     place.encode().unwrap();
