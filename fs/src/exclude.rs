@@ -16,7 +16,8 @@
 //! `EXDEV` if anything would change (`session/primary/survey.rs`). A rename of the directory itself across the border is
 //! refused the same way. Only a single file changes sides, in the step that renames it (`session/border.rs`).
 //!
-//! Both nodes decide by their own paths with the same patterns, which are compared when they meet. No I/O here.
+//! Both nodes use the same patterns, which are compared when they meet. In sync their paths are the same; a copy goes by
+//! the source's. No I/O here.
 
 use crate::operation::InodeId;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};

@@ -181,13 +181,7 @@ impl Source<'_> {
             };
             let node = match &found {
                 Some(found) => match self.node(found, &mut bound)? {
-                    // What the target has excluded in it may be uncovered by its new path, and nothing tells of that.
-                    Some(node)
-                        if node.known
-                            && self.known.is_some()
-                            && node.kind == NodeKind::Directory
-                            && self.store.renames_reach_far(directory) =>
-                    {
+                    Some(node) if self.may_uncover(directory, name, &node) => {
                         return Err(CopyError::NeedsWhole(format!(
                             "the directory \"{name}\" was renamed, and what is excluded below it depends on its path"
                         )));
@@ -241,6 +235,20 @@ impl Source<'_> {
             }
         }
         Ok(new_here)
+    }
+
+    /// Whether the target may move a directory by being told of its name, with what it has excluded in it, which nothing
+    /// tells of: by the new path that may not be excluded.
+    fn may_uncover(&self, directory: InodeId, name: &Name, node: &Node) -> bool {
+        let Some(known) = self.known.as_ref().filter(|_| node.known) else {
+            return false;
+        };
+        let marks = known.plan.nodes.get(&node.inode);
+        let place = marks
+            .and_then(|marks| marks.place.as_ref())
+            .filter(|_| known.places);
+        let is_there = place.is_some_and(|place| (place.parent, &place.name) == (directory, name));
+        node.kind == NodeKind::Directory && !is_there && self.store.renames_reach_far(directory)
     }
 
     /// None when another request is telling the target of this inode.
