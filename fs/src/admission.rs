@@ -49,6 +49,12 @@ fn compare_modes(own: &Offer, peer: &Offer) -> Result<(), Rejection> {
             own.dir, own.sync, own.durability, peer.sync, peer.durability
         )));
     }
+    if own.exclude != peer.exclude {
+        return Err(Rejection::OtherConfiguration(format!(
+            "{}: exclude is {:?} on the secondary, {:?} on the primary; the patterns must be the same, in the same order",
+            own.dir, own.exclude, peer.exclude
+        )));
+    }
     Ok(())
 }
 
@@ -173,6 +179,7 @@ mod tests {
                     nanoseconds: 0,
                 },
             },
+            exclude: vec![],
         }
     }
 
@@ -203,6 +210,10 @@ mod tests {
             },
             Offer {
                 durability: Durability::Memory,
+                ..offer()
+            },
+            Offer {
+                exclude: vec!["*.tmp".into()],
                 ..offer()
             },
         ] {

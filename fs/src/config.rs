@@ -3,6 +3,7 @@
 //! Written by `skd` (by the lab or by hand until then). Unknown keys are errors, so that a misspelt setting
 //! is not a silent default.
 
+use crate::exclude::{Exclusions, PerDirectory};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -120,6 +121,21 @@ pub struct Replicate {
     /// What `fsync` waits for.
     #[serde(default)]
     pub durability: Durability,
+    /// Patterns, as in a gitignore file of this directory, of what exists on the node that makes it only. The same on
+    /// both nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+}
+
+impl Replicate {
+    /// The patterns of `exclude`, to be matched.
+    ///
+    /// # Errors
+    /// When one is no pattern.
+    pub fn exclusions(&self) -> Result<Exclusions, ConfigError> {
+        Exclusions::parse(&self.exclude)
+            .map_err(|error| value("replicate.exclude", format!("{}: {error}", self.dir.display())))
+    }
 }
 
 fn peer_stall() -> Duration {
@@ -176,6 +192,14 @@ impl Config {
         } else {
             Durability::Disk
         }
+    }
+
+    /// What is excluded of each directory.
+    ///
+    /// # Errors
+    /// When a pattern is none; never for a configuration that was checked.
+    pub fn exclusions(&self) -> Result<PerDirectory, ConfigError> {
+        self.replicate.iter().map(Replicate::exclusions).collect()
     }
 
     /// Reads and checks a file.
@@ -238,6 +262,7 @@ impl Config {
         for replicate in &self.replicate {
             check_directory(&replicate.dir)?;
         }
+        self.exclusions()?;
         for (index, one) in self.replicate.iter().enumerate() {
             for other in &self.replicate[index + 1..] {
                 if one.dir.starts_with(&other.dir) || other.dir.starts_with(&one.dir) {
@@ -292,4 +317,44 @@ fn check_directory(dir: &Path) -> Result<(), ConfigError> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_exclude(exclude: &str) -> Result<Config, ConfigError> {
+        let text = format!(
+            r#"
+            module = "db"
+            node = "a"
+            state = "/s"
+            control = "/c"
+            listen = "127.0.0.1:0"
+            [peer]
+            node = "b"
+            addresses = ["127.0.0.1:1"]
+            [tls]
+            ca = "/ca"
+            certificate = "/crt"
+            key = "/key"
+            [[replicate]]
+            dir = "/srv/db"
+            exclude = {exclude}
+            "#
+        );
+        Config::parse(&text, Path::new("db.toml"))
+    }
+
+    #[test]
+    fn patterns_of_what_is_excluded_are_checked_and_named() {
+        let config = with_exclude(r#"["**/pg_stat_tmp/*", "!keep"]"#).unwrap();
+        assert_eq!(config.replicate[0].exclude, ["**/pg_stat_tmp/*", "!keep"]);
+        assert!(with_exclude("[]").unwrap().exclusions().unwrap()[0].is_empty());
+        let error = with_exclude(r#"["ok", "[a"]"#).unwrap_err().to_string();
+        assert!(
+            error.starts_with("replicate.exclude: /srv/db: the pattern \"[a\""),
+            "{error}"
+        );
+    }
 }

@@ -1,8 +1,9 @@
 //! `skfs`: the replicated file system of one mirror module.
 //!
-//! In reading order: what it is told ([`config`], [`control`]); what it ships and applies ([`operation`]), how
-//! that looks on the wire ([`wire`]) and how it gets there ([`link`]); what happens to it on its way ([`session`]);
-//! the drivers of the two ends ([`replicator`], [`receiver`]); how a copy is brought to the other's state ([`resync`]); what puts it all together ([`module`]).
+//! In reading order: what it is told ([`config`], [`control`]) and what it leaves out ([`exclude`]); what it ships and
+//! applies ([`operation`]), how that looks on the wire ([`wire`]) and how it gets there ([`link`]); what happens to it on
+//! its way ([`session`]); the drivers of the two ends ([`replicator`], [`receiver`]); how a copy is brought to the other's
+//! state ([`resync`]); what puts it all together ([`module`]).
 
 pub mod admission;
 pub mod backing;
@@ -10,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod dirty;
+pub mod exclude;
 pub mod fuse;
 pub mod latency;
 pub mod link;

@@ -5,11 +5,12 @@
 
 mod demotion;
 mod directories;
+mod exclusions;
 mod meeting;
 mod promotion;
 mod status;
 
-use crate::backing::Store;
+use crate::backing::{Leftovers, Store};
 use crate::config::Config;
 use crate::control::command::{Command, Refusal, RefusalKind, Reply};
 use crate::control::event::{Event, Reporter, What};
@@ -87,6 +88,7 @@ impl Module {
                 config.weakest_durability(),
                 directories.volumes()?,
             )?;
+            exclusions::compare(&config, &keeper, &reporter)?;
             anyhow::Ok((directories, Arc::new(keeper)))
         })?;
         let maps = Arc::new(open_maps(&config, &reporter)?);
@@ -150,7 +152,7 @@ impl Module {
     }
 
     /// A store for a new role: numbers of inodes mean nothing beyond one role.
-    fn store(&self) -> anyhow::Result<Arc<Store>> {
+    fn store(&self, leftovers: Leftovers) -> anyhow::Result<Arc<Store>> {
         let roots: Vec<OwnedFd> = self
             .directories
             .roots
@@ -158,7 +160,8 @@ impl Module {
             .map(OwnedFd::try_clone)
             .collect::<Result<_, _>>()
             .context("cannot copy descriptors")?;
-        Ok(Arc::new(Store::new(roots)?))
+        let excluded = self.config.exclusions()?;
+        Ok(Arc::new(Store::new(roots)?.excluding(excluded, leftovers)))
     }
 
     /// Reports every change of a role's phase until it ends or is replaced.
@@ -190,7 +193,7 @@ impl Module {
             self.warn_of_holders()
         })?;
         let store = self
-            .store()
+            .store(Leftovers::GiveWay)
             .map_err(|error| system("open the directories", format!("{error:#}")))?;
         let durability = self
             .config

@@ -19,7 +19,7 @@ use crate::receiver::Premises;
 use crate::record::{End, Keeper, Role, random_bytes};
 use crate::session::claims::ClaimId;
 use crate::session::loss::Loss;
-use crate::session::names::{LookupTicket, Raced};
+use crate::session::names::{LookupTicket, Raced, Seen};
 use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket, is_broken_disk};
 use crate::wire::frame::Message;
 use crate::wire::message::{
@@ -146,7 +146,7 @@ impl Replicator {
             extent_bytes: setup.config.extent_bytes,
             directories: setup.store.directories(),
         };
-        let primary = Primary::new(settings);
+        let primary = Primary::excluding(settings, setup.store.excluded().clone());
         let phase = watch::Sender::new(primary.phase());
         let inner = Inner {
             primary,
@@ -255,8 +255,24 @@ impl Replicator {
     ///
     /// # Errors
     /// [`Raced`] when a name operation of the directory overlapped: what was read may be old.
-    pub fn looked_up(&self, ticket: LookupTicket, inode: InodeId, name: &Name) -> Result<(), Raced> {
-        self.lock().primary.looked_up(ticket, inode, name)
+    pub fn looked_up(
+        &self,
+        ticket: LookupTicket,
+        inode: InodeId,
+        name: &Name,
+        seen: Seen,
+    ) -> Result<(), Raced> {
+        self.lock().primary.looked_up(ticket, inode, name, seen)
+    }
+
+    /// Whether a name of this directory is excluded, which has an inode or gets one.
+    pub fn is_excluded(&self, directory: InodeId, name: &Name, is_directory: bool) -> bool {
+        self.lock().primary.is_excluded(directory, name, is_directory)
+    }
+
+    /// Whether an inode that the kernel knows is excluded.
+    pub fn is_excluded_inode(&self, inode: InodeId) -> bool {
+        self.lock().primary.is_excluded_inode(inode)
     }
 
     /// The kernel forgot these inodes. The store forgets them once no operation needs them any more.
@@ -508,6 +524,10 @@ impl Replicator {
                 Action::ReadBack { slot, operation } => {
                     deferred.push_back(Deferred::ReadBack { slot, operation });
                 }
+                Action::ReadIn { slot, rename, from } => {
+                    deferred.push_back(Deferred::ReadIn { slot, rename, from });
+                }
+                Action::Survey { walks } => deferred.push_back(Deferred::Survey { walks }),
                 Action::Forgotten(inodes) => {
                     if !inner.lingering.is_empty() {
                         for place in inodes.iter().filter_map(|inode| self.store.place(*inode)) {

@@ -28,6 +28,8 @@ pub struct MirrorOptions {
     pub checkpoint: Option<Duration>,
     /// Primary and secondary; the first two hosts of the lab if none are given.
     pub hosts: Option<[String; 2]>,
+    /// Patterns of what is not mirrored.
+    pub exclude: Vec<String>,
 }
 
 impl Default for MirrorOptions {
@@ -40,6 +42,7 @@ impl Default for MirrorOptions {
             local_stall: None,
             checkpoint: None,
             hosts: None,
+            exclude: Vec::new(),
         }
     }
 }
@@ -62,6 +65,8 @@ pub struct Mirror {
     pub hosts: [String; 2],
     /// Which of them is meant to be primary now.
     pub primary: String,
+    /// Patterns of what is not mirrored.
+    pub exclude: Vec<String>,
 }
 
 impl Mirror {
@@ -167,6 +172,7 @@ pub fn write_config(mirror: &Mirror, options: &MirrorOptions, node: Node) -> Res
             dir: mirror.dir.clone(),
             sync: mirror.sync,
             durability: mirror.durability,
+            exclude: mirror.exclude.clone(),
         }],
     };
     let text = toml::to_string(&config)
@@ -188,6 +194,7 @@ mod tests {
             durability: Durability::Disk,
             hosts: ["a".into(), "b".into()],
             primary: "a".into(),
+            exclude: Vec::new(),
         }
     }
 

@@ -58,6 +58,7 @@ impl Lab {
             primary: hosts[0].clone(),
             hosts,
             dir,
+            exclude: options.exclude.clone(),
         };
         let certificates = self.certificates(&mirror.hosts)?;
         for host in &mirror.hosts {
@@ -292,7 +293,7 @@ impl Lab {
         events::recorded(&self.host_directory(host).join(events::LOG))
     }
 
-    /// Compares the two copies of a mirror, past every mount.
+    /// Compares the two copies of a mirror, past every mount, but for what is excluded of it.
     ///
     /// # Errors
     /// When the directory is not mirrored, or a copy cannot be read.
@@ -303,7 +304,8 @@ impl Lab {
             return refused(format!("{} is not mirrored", dir.display()));
         };
         let [first, second] = &mirror.hosts;
-        verify::compare(&self.backing(first, &dir)?, &self.backing(second, &dir)?, options)
+        let (one, other) = (self.backing(first, &dir)?, self.backing(second, &dir)?);
+        verify::compare_without(&mirror.exclude, &one, &other, options)
     }
 
     /// Starts the `skfs` of a mirror on a host unless it answers already.

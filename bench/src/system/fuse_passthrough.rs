@@ -92,6 +92,7 @@ fn config(directory: &Path, own: &Path, certificates: &Path, address: Ipv4Addr) 
             dir: directory.to_owned(),
             sync: SyncMode::Write,
             durability: Durability::Disk,
+            exclude: Vec::new(),
         }],
     }
 }

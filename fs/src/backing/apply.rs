@@ -15,7 +15,7 @@ impl Store {
     /// The caller sees to the order: nothing else may touch the operation's inodes meanwhile, except that a
     /// `Sync` or `Checkpoint` may run beside anything.
     pub fn apply(&self, operation: &Operation) -> Outcome {
-        match self.run(operation) {
+        match self.with_leftovers_out_of_the_way(operation, || self.run(operation)) {
             Ok(applied) => Outcome::Applied(applied),
             Err(failure) => failure.into(),
         }

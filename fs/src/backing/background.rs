@@ -2,6 +2,8 @@
 //! deleted file (the kernel frees its blocks then), and checkpoints when too many written inodes are open.
 
 use super::checkpoint::Durable;
+use super::displaced::clear_leftovers;
+use super::store::Root;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +21,8 @@ pub(super) enum Task {
     Relieve {
         most: usize,
     },
+    /// Removes what was excluded and in the way.
+    ClearLeftovers,
 }
 
 /// Ends, with all its work done, when dropped.
@@ -29,13 +33,13 @@ pub(super) struct Background {
 }
 
 impl Background {
-    pub(super) fn start(durable: Arc<Durable>) -> std::io::Result<Self> {
+    pub(super) fn start(durable: Arc<Durable>, roots: Arc<Vec<Root>>) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let relieving = Arc::new(AtomicBool::new(false));
         let flag = relieving.clone();
         let thread = std::thread::Builder::new()
             .name("backing".into())
-            .spawn(move || run(&receiver, &durable, &flag))?;
+            .spawn(move || run(&receiver, &durable, &roots, &flag))?;
         Ok(Background {
             sender: Some(sender),
             relieving,
@@ -66,6 +70,10 @@ impl Background {
             ) => {
                 drop(descriptor);
             }
+            // As many wait already, or the next one does it.
+            Err(
+                TrySendError::Full(Task::ClearLeftovers) | TrySendError::Disconnected(Task::ClearLeftovers),
+            ) => {}
         }
     }
 
@@ -90,7 +98,7 @@ impl Drop for Background {
     }
 }
 
-fn run(receiver: &Receiver<Task>, durable: &Durable, relieving: &AtomicBool) {
+fn run(receiver: &Receiver<Task>, durable: &Durable, roots: &[Root], relieving: &AtomicBool) {
     while let Ok(task) = receiver.recv() {
         match task {
             Task::Close(descriptor) => drop(descriptor),
@@ -98,6 +106,7 @@ fn run(receiver: &Receiver<Task>, durable: &Durable, relieving: &AtomicBool) {
                 durable.relieve(most);
                 relieving.store(false, Ordering::Release);
             }
+            Task::ClearLeftovers => clear_leftovers(roots),
         }
     }
 }

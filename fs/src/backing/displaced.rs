@@ -11,13 +11,19 @@ use super::walk::RESERVED;
 use rustix::fs::{AtFlags, FileType, Mode, RawDir, RenameFlags, SeekFrom};
 use rustix::io::{Errno, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// In our own directory.
-const DISPLACED: &[u8] = b"displaced";
+/// In our own directory: what a copy may want again.
+pub(super) const DISPLACED: &[u8] = b"displaced";
+/// In our own directory: what was excluded and in the way. Nothing wants it again.
+pub(super) const LEFTOVERS: &[u8] = b"leftovers";
 const LISTING_BYTES: usize = 32 << 10;
 
 /// The next name to try. What a predecessor left has names from the same sequence.
 static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Held while something is removed: the end of a copy and the background would find entries of each other gone.
+static CLEARING: Mutex<()> = Mutex::new(());
 
 /// The directory in which displaced entries wait, of one replicated directory.
 pub(super) struct Displaced {
@@ -26,19 +32,19 @@ pub(super) struct Displaced {
 
 impl Displaced {
     /// Makes it when it is absent.
-    pub(super) fn make(root: &Root) -> Result<Self> {
+    pub(super) fn make(root: &Root, name: &[u8]) -> Result<Self> {
         let reserved = reserved_directory(root)?;
-        match rustix::fs::mkdirat(reserved.fd(), DISPLACED, Mode::RWXU) {
+        match rustix::fs::mkdirat(reserved.fd(), name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }
-        let directory = open_name(reserved.fd(), DISPLACED)?;
+        let directory = open_name(reserved.fd(), name)?;
         Ok(Displaced { directory })
     }
 
     /// `None` when it is absent.
-    fn find(root: &Root) -> Result<Option<Self>> {
-        let found = open_name(root.node().fd(), RESERVED).and_then(|own| open_name(own.fd(), DISPLACED));
+    fn find(root: &Root, name: &[u8]) -> Result<Option<Self>> {
+        let found = open_name(root.node().fd(), RESERVED).and_then(|own| open_name(own.fd(), name));
         match found {
             Ok(directory) => Ok(Some(Displaced { directory })),
             Err(Errno::NOENT) => Ok(None),
@@ -105,17 +111,33 @@ impl Store {
     /// The first that the kernel gives; what is left then can be removed later.
     pub fn remove_displaced(&self) -> std::result::Result<(), BackingError> {
         for root in self.roots() {
-            let cleared = Displaced::find(root).and_then(|found| match found {
-                Some(displaced) => displaced.clear(),
-                None => Ok(()),
-            });
-            cleared.map_err(|errno| BackingError::Directory {
-                attempt: "remove what was put aside in",
-                directory: root.name(),
-                source: errno,
-            })?;
+            for name in [DISPLACED, LEFTOVERS] {
+                clear(root, name).map_err(|errno| BackingError::Directory {
+                    attempt: "remove what was put aside in",
+                    directory: root.name(),
+                    source: errno,
+                })?;
+            }
         }
         Ok(())
+    }
+}
+
+fn clear(root: &Root, name: &[u8]) -> Result<()> {
+    // A panic in one leaves what the next one removes.
+    let _one_at_a_time = CLEARING.lock().unwrap_or_else(PoisonError::into_inner);
+    match Displaced::find(root, name)? {
+        Some(displaced) => displaced.clear(),
+        None => Ok(()),
+    }
+}
+
+/// Removes what was excluded and in the way. What fails is left to the next time.
+pub(super) fn clear_leftovers(roots: &[Root]) {
+    for root in roots {
+        if let Err(errno) = clear(root, LEFTOVERS) {
+            tracing::warn!(directory = root.name(), %errno, "leftovers of what is excluded cannot be removed yet");
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! module's marker, or with none and something in it, is somebody else's, and the path mistyped.
 
 use super::error::BackingError;
+use super::excluded::LINKED;
 use super::store::Store;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -14,9 +15,10 @@ const MODULE: &[u8] = b"trusted.sidekick.module";
 /// The record's copy, see [`super::volume`].
 pub(super) const RECORD: &[u8] = b"trusted.sidekick.record";
 
-/// True for our own extended attributes of a replicated directory; elsewhere those are attributes like any other.
+/// True for our own extended attributes of a replicated directory, and for the one that excluded inodes may have;
+/// elsewhere those are attributes like any other.
 pub(super) fn is_own(is_root: bool, name: &[u8]) -> bool {
-    is_root && name.starts_with(OWN)
+    (is_root && name.starts_with(OWN)) || name == LINKED
 }
 
 impl Store {

@@ -3,8 +3,8 @@
 //! [`Store`] is what others use. In reading order: how an inode is found again ([`handle`], [`inodes`]), which
 //! descriptors are open ([`open`], [`written`]), what can be asked of one node ([`node`], [`read`]), what can
 //! be done to it ([`apply`], [`entries`], [`data`]), and what is said about failures ([`refusal`], [`room`],
-//! [`repair`]). A copy uses [`identify`], [`index`], [`place`], [`displaced`], [`whole`], [`blocks`] and [`marker`].
-//! A verification uses [`survey`].
+//! [`repair`]). A copy uses [`identify`], [`index`], [`place`], [`displaced`], [`excluded`], [`whole`], [`blocks`] and
+//! [`marker`]. A verification uses [`survey`].
 //! [`volume`] is another view of a directory: the place of the record's second copy.
 
 mod abilities;
@@ -15,8 +15,10 @@ mod blocks;
 mod checkpoint;
 mod data;
 mod displaced;
+mod entering;
 mod entries;
 mod error;
+mod excluded;
 mod handle;
 mod identify;
 mod index;
@@ -42,6 +44,7 @@ pub(crate) mod tests;
 pub use acl::{Inherited, inherit};
 pub use blocks::{Segment, has_zero_page};
 pub use error::{BackingError, CopyFailure};
+pub use excluded::{Excluding, Leftovers};
 pub use open::Access;
 pub use place::Above;
 pub use read::{Directory, Entry, Sought};

@@ -3,9 +3,10 @@
 //! Names are put in place by moving and linking what is here already; only what is nowhere is made. What is in
 //! the way is put aside ([`super::displaced`]), never removed.
 
-use super::displaced::Displaced;
+use super::displaced::{DISPLACED, Displaced};
 use super::entries::{make, open_made};
 use super::error::CopyFailure;
+use super::excluded::Excluding;
 use super::open::{Access, Opened, parent_of};
 use super::store::{Found, Store, Unopened, open_name};
 use super::walk::is_reserved;
@@ -26,13 +27,21 @@ impl Store {
     /// Nothing else may change these names, or the inodes behind them, meanwhile. Other names, also of the same
     /// directory, may change. An inode that is not known yet must not be brought twice at once.
     ///
+    /// `excluding`: what stays as it is under a name that the source does not have.
+    ///
     /// `sole`: what has a name becomes the inode of an unknown number only if it is a directory or has no other name; its
     /// others might be those of something that is not looked at.
     ///
     /// # Errors
     /// At the first entry that fails: a name that is reserved or a mount point, an inode that is said to be
     /// known and is not, or is gone, or what the kernel says. What became of the entries before is not told.
-    pub fn place_names(&self, directory: InodeId, entries: &[Entry], sole: bool) -> Brought<Vec<Placed>> {
+    pub fn place_names(
+        &self,
+        directory: InodeId,
+        entries: &[Entry],
+        sole: bool,
+        excluding: Option<&Excluding<'_>>,
+    ) -> Brought<Vec<Placed>> {
         let fail = |errno: OurErrno| CopyFailure::new(format!("bring names into {directory}"), errno);
         let opened = self
             .open(directory, Access::Path)
@@ -47,6 +56,7 @@ impl Store {
             root,
             displaced: OnceCell::new(),
             sole,
+            excluding,
         };
         entries.iter().map(|entry| goal.bring(entry)).collect()
     }
@@ -97,6 +107,7 @@ struct Goal<'a> {
     root: usize,
     displaced: OnceCell<Displaced>,
     sole: bool,
+    excluding: Option<&'a Excluding<'a>>,
 }
 
 impl Goal<'_> {
@@ -108,7 +119,9 @@ impl Goal<'_> {
         let there = self.look_up(name)?;
         match &entry.node {
             None => {
-                if let Some((_, found)) = there {
+                if let Some((_, found)) = there
+                    && !self.is_excluded(name, &found)
+                {
                     self.put_aside(name, &found)?;
                 }
                 Ok(Placed::Vacant)
@@ -202,6 +215,13 @@ impl Goal<'_> {
         }
     }
 
+    /// It is this node's alone, and none of the source's business.
+    fn is_excluded(&self, name: &Name, found: &Found) -> bool {
+        let is_directory = FileType::from_raw_mode(found.status.st_mode) == FileType::Directory;
+        self.excluding
+            .is_some_and(|excluding| excluding.excludes(name.as_bytes(), is_directory))
+    }
+
     /// A node that no number means cannot be wanted under another name, so it goes at once: on a full disk there may
     /// be no room to put it anywhere. What is in a directory would take long.
     fn put_aside(&self, name: &Name, found: &Found) -> Brought<()> {
@@ -212,7 +232,7 @@ impl Goal<'_> {
         }
         let displaced = match self.displaced.get() {
             Some(displaced) => Ok(displaced),
-            None => Displaced::make(self.store.root(self.root))
+            None => Displaced::make(self.store.root(self.root), DISPLACED)
                 .map(|displaced| self.displaced.get_or_init(|| displaced)),
         };
         displaced
@@ -240,7 +260,7 @@ impl Goal<'_> {
 }
 
 /// The name that the directory `child` has in `parent`; `ESTALE` when it has none: it was removed.
-fn name_of_directory(child: &Opened, status: &Stat, parent: &Opened) -> Result<Vec<u8>> {
+pub(super) fn name_of_directory(child: &Opened, status: &Stat, parent: &Opened) -> Result<Vec<u8>> {
     // What is mounted on the child hides it: `EXDEV`.
     let leads_to_child = |name: &[u8]| match open_name(parent.fd(), name) {
         Ok(found) => Ok(same_node(&found.status()?, status)),

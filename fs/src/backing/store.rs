@@ -6,10 +6,12 @@
 use super::background::{Background, Task};
 use super::checkpoint::Durable;
 use super::error::BackingError;
+use super::excluded::Leftovers;
 use super::inodes::{Inodes, Slot};
 use super::open::{Access, Descriptors, Opened};
 use super::walk::is_reserved;
 use super::written::Writer;
+use crate::exclude::{self, PerDirectory};
 use crate::operation::{Errno, FileHandle, InodeId, Name};
 use crate::wire::message::Abilities;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -35,6 +37,8 @@ pub struct Store {
     written_max: usize,
     kept_max: usize,
     background: Background,
+    pub(super) excluded: PerDirectory,
+    pub(super) leftovers: Leftovers,
 }
 
 /// One replicated directory.
@@ -107,9 +111,10 @@ impl Store {
             descriptors.hold(InodeId::root(index), root.path.clone());
             opened.push(root);
         }
+        let count = opened.len();
         let roots = Arc::new(opened);
         let durable = Arc::new(Durable::new(roots.clone()));
-        let background = Background::start(durable.clone()).map_err(BackingError::Thread)?;
+        let background = Background::start(durable.clone(), roots.clone()).map_err(BackingError::Thread)?;
         Ok(Store {
             roots,
             inodes,
@@ -120,6 +125,8 @@ impl Store {
             written_max,
             kept_max,
             background,
+            excluded: exclude::nothing(count),
+            leftovers: Leftovers::Stay,
         })
     }
 
@@ -310,6 +317,10 @@ impl Store {
         for opened in opened.into_iter().flatten() {
             self.background.close(opened.descriptor);
         }
+    }
+
+    pub(super) fn in_background(&self, task: Task) {
+        self.background.send(task);
     }
 
     /// Nothing of a deleted inode needs to stay open, except what somebody holds.

@@ -4,6 +4,7 @@
 mod blocks;
 mod data;
 mod displaced;
+mod excluded;
 mod index;
 mod marker;
 mod names;

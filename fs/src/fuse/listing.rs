@@ -3,7 +3,7 @@
 use super::attributes;
 use super::errno;
 use super::inode::{Inodes, reply_generation};
-use super::tree::{TTL, Tree};
+use super::tree::{TTL, Tree, seen};
 use crate::backing::{Directory, Entry, Found};
 use crate::operation::{Errno, InodeId, Name};
 use fuser::{FileType, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
@@ -131,8 +131,15 @@ impl Tree {
                 Err(errno) if is_absent(errno) => return Ok(None),
                 Err(errno) => return Err(errno),
             };
+            if self.refuse_names_on_both_sides(directory, name, &found).is_err() {
+                return Ok(None);
+            }
             let known = self.admit(&found);
-            if self.replicator.looked_up(ticket, known.inode, name).is_ok() {
+            if self
+                .replicator
+                .looked_up(ticket, known.inode, name, seen(&found))
+                .is_ok()
+            {
                 return Ok(Some((found, known.node)));
             }
             self.forget(&[(INodeNo(known.node), 1)]);

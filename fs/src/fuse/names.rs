@@ -94,6 +94,10 @@ impl Tree {
     ) {
         let planned = self.inodes.inode(node).and_then(|inode| {
             let (parent, name) = self.name(place.parent, place.name, System::PERM)?;
+            if self.store.excludes_near(inode) && self.replicator.is_excluded_inode(inode) {
+                // The new name is excluded as well, or the session refuses it.
+                self.store.mark_linked(inode)?;
+            }
             Ok((inode, parent, name))
         });
         let (inode, parent, name) = match planned {
@@ -132,7 +136,8 @@ impl Tree {
         match (directory, is_directory(named.status.st_mode)) {
             (true, false) => return Err(errno::system(System::NOTDIR)),
             (false, true) => return Err(errno::system(System::ISDIR)),
-            (true, true) | (false, false) => {}
+            (true, true) => self.refuse_unless_vacant(named.inode)?,
+            (false, false) => {}
         }
         let victim = self.victim(named.inode, named.is_last())?;
         Ok(Unlink {
@@ -179,12 +184,25 @@ impl Tree {
         let replaced = match self.named(target_parent, &target_name) {
             Ok(_) if mode == RenameMode::NoReplace => return Err(errno::system(System::EXIST)),
             Ok(there) if mode == RenameMode::Exchange => Some(self.victim(there.inode, false)?),
-            Ok(there) => Some(self.victim(there.inode, there.is_last())?),
+            Ok(there) => {
+                if is_directory(moved.status.st_mode) && is_directory(there.status.st_mode) {
+                    self.refuse_unless_vacant(there.inode)?;
+                }
+                Some(self.victim(there.inode, there.is_last())?)
+            }
             Err(Errno(number)) if number == System::NOENT.raw_os_error() && mode != RenameMode::Exchange => {
                 None
             }
             Err(errno) => return Err(errno),
         };
+        if !is_directory(moved.status.st_mode)
+            && moved.is_last()
+            && self.store.excludes_near(moved.inode)
+            && self.replicator.is_excluded_inode(moved.inode)
+        {
+            // It may be about to be replicated, with all of its attributes.
+            self.store.unmark_linked(moved.inode)?;
+        }
         Ok(Rename {
             source_parent,
             source_name,
@@ -195,6 +213,14 @@ impl Tree {
             replaced,
             time: clock::stamp(),
         })
+    }
+
+    /// The secondary cannot tell whether a directory is empty that may hold excluded names here: there it is.
+    fn refuse_unless_vacant(&self, directory: InodeId) -> Result<(), Errno> {
+        if self.store.excludes_near(directory) && !self.store.is_vacant(directory)? {
+            return Err(errno::system(System::NOTEMPTY));
+        }
+        Ok(())
     }
 
     /// An inode that loses its last name stays open, because some process may use it on.

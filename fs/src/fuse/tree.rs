@@ -10,6 +10,7 @@ use crate::backing::{Access, Found, Stat, Store, is_reserved};
 use crate::config::SyncMode;
 use crate::operation::{Applied, Errno, InodeId, Name};
 use crate::replicator::Replicator;
+use crate::session::names::Seen;
 use fuser::{FileAttr, FileHandle, Generation, INodeNo, OpenAccMode, OpenFlags};
 use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
@@ -82,6 +83,15 @@ impl Named {
     }
 }
 
+/// What the session wants to know of an inode.
+pub fn seen(found: &Found) -> Seen {
+    let is_directory = attributes::is_directory(found.status.st_mode);
+    Seen {
+        is_directory,
+        is_linked: !is_directory && found.status.st_nlink > 1,
+    }
+}
+
 impl Tree {
     /// Answers with an errno that a look at the backing directory gave, unless the disk counts as failing by it and
     /// the secondary can take over.
@@ -111,8 +121,13 @@ impl Tree {
         let (directory, name) = self.name(parent, name, System::NOENT)?;
         let ticket = self.replicator.begin_lookup(directory);
         let found = self.store.look_up(directory, &name)?;
+        self.refuse_names_on_both_sides(directory, &name, &found)?;
         let known = self.admit(&found);
-        if self.replicator.looked_up(ticket, known.inode, &name).is_err() {
+        if self
+            .replicator
+            .looked_up(ticket, known.inode, &name, seen(&found))
+            .is_err()
+        {
             self.forget(&[(INodeNo(known.node), 1)]);
             return Err(errno::system(System::STALE));
         }
@@ -121,6 +136,28 @@ impl Tree {
             generation: reply_generation(&found.handle),
             inode: known.inode,
         })
+    }
+
+    /// A file with several names, of which this one is excluded: what is done by it would have to be shipped if another
+    /// one is not. Unless the mount has linked it, that is not known, and it is not shown by this name, as a mount point
+    /// is not.
+    pub fn refuse_names_on_both_sides(
+        &self,
+        directory: InodeId,
+        name: &Name,
+        found: &Found,
+    ) -> Result<(), Errno> {
+        if !seen(found).is_linked || !self.store.excludes_near(directory) {
+            return Ok(());
+        }
+        let is_one_sided = !self.replicator.is_excluded(directory, name, false)
+            || self.store.is_marked_linked(directory, name)?;
+        if is_one_sided {
+            return Ok(());
+        }
+        tracing::debug!(directory = ?self.store.path(directory), %name,
+            "a file has several names and this one is excluded: it is not shown by it");
+        Err(errno::system(System::XDEV))
     }
 
     /// What a name leads to that the kernel, which holds the directory's lock, is about to change.
@@ -132,7 +169,11 @@ impl Tree {
             None => {
                 // The kernel forgot it since it looked it up for this call.
                 let inode = self.learn(&found);
-                if self.replicator.looked_up(ticket, inode, name).is_err() {
+                if self
+                    .replicator
+                    .looked_up(ticket, inode, name, seen(&found))
+                    .is_err()
+                {
                     self.replicator.forget(&[inode]);
                     return Err(errno::system(System::STALE));
                 }

@@ -108,6 +108,7 @@ impl Module {
                 free_bytes: store.free_bytes(index)?,
                 abilities: store.abilities(index)?,
                 top: store.top(index)?,
+                exclude: replicate.exclude.clone(),
             })
         };
         tokio::task::block_in_place(|| {

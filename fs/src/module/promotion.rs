@@ -1,6 +1,7 @@
 //! Becoming the primary: what refuses it, what is written down first, and the mounts.
 
 use super::{Module, Role, Shown, refusal, system};
+use crate::backing::Leftovers;
 use crate::control::command::{Refusal, RefusalKind, Reply};
 use crate::control::event::What;
 use crate::fuse::{MountOptions, Mounted};
@@ -150,7 +151,7 @@ impl Module {
     /// Mounts every directory, or none.
     fn mount_all(&self) -> Result<(Vec<Mounted>, Arc<Replicator>), Refusal> {
         let store = self
-            .store()
+            .store(Leftovers::Stay)
             .map_err(|error| system("open the directories", format!("{error:#}")))?;
         // What is written from now on belongs to this module: as a secondary this node may be overwritten later.
         for index in 0..store.directories() {

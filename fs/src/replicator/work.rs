@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::dirty::store::Saved;
+use crate::exclude::Walk;
+use crate::operation::Rename;
 
 /// What is done after the lock is released, in this order.
 pub(super) enum Deferred {
@@ -17,6 +19,14 @@ pub(super) enum Deferred {
     ReadBack {
         slot: Slot,
         operation: Operation,
+    },
+    ReadIn {
+        slot: Slot,
+        rename: Rename,
+        from: u64,
+    },
+    Survey {
+        walks: Vec<Walk>,
     },
     Reply {
         to: ReplyTo,
@@ -75,6 +85,8 @@ impl Replicator {
                 }
                 Deferred::Check { .. }
                 | Deferred::ReadBack { .. }
+                | Deferred::ReadIn { .. }
+                | Deferred::Survey { .. }
                 | Deferred::NoteAlone(..)
                 | Deferred::NoteCheckpoint { .. }
                 | Deferred::ClearMap
@@ -133,6 +145,13 @@ impl Replicator {
                 };
                 Event::ReadBack { slot, operations }
             }
+            Deferred::ReadIn { slot, rename, from } => Event::ReadIn {
+                slot,
+                piece: self.store.read_in(&rename, from),
+            },
+            Deferred::Survey { walks } => Event::Surveyed {
+                stays: self.store.stay(&walks),
+            },
             Deferred::NoteAlone(loss, saved) => self.note_alone(&loss, saved),
             Deferred::NoteCheckpoint { more } => self.note_checkpoint(more),
             Deferred::ClearMap => {

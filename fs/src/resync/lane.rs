@@ -4,6 +4,7 @@ use crate::link::{self, LinkError};
 use crate::operation::{Errno, FileHandle, InodeId, Name};
 use crate::wire::bulk::{Identify, ToSource, ToTarget};
 use crate::wire::frame::{Message, WireError};
+use bytes::Bytes;
 use tokio::runtime::Handle;
 
 /// Why a copy or a verification cannot go on.
@@ -161,8 +162,8 @@ impl Lane {
     }
 
     /// The names that the target has in a directory.
-    pub fn list(&mut self, directory: InodeId) -> Result<Vec<Name>, CopyError> {
-        self.listed(&ToTarget::List { directory })
+    pub fn list(&mut self, directory: InodeId, path: Bytes) -> Result<Vec<Name>, CopyError> {
+        self.listed(&ToTarget::List { directory, path })
     }
 
     /// As [`Carrier::listed`].

@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 pub fn execute(store: &Store, request: &ToTarget, mut answer: impl FnMut(ToSource)) {
     let last = match request {
         ToTarget::Open(_) => Err(CopyFailure::new("open a copy that is open", System::PROTO)),
-        ToTarget::List { directory } => list(store, *directory, &mut answer),
+        ToTarget::List { directory, path } => list(store, *directory, path, &mut answer),
         ToTarget::Identify { nodes } => nodes
             .iter()
             .map(|node| store.identify(node))
@@ -28,8 +28,11 @@ pub fn execute(store: &Store, request: &ToTarget, mut answer: impl FnMut(ToSourc
             directory,
             entries,
             sole,
+            path,
         } => store
-            .place_names(*directory, entries, *sole)
+            .excluding_at(*directory, path)
+            .map_err(|errno| CopyFailure::new(format!("find {directory}"), errno))
+            .and_then(|excluding| store.place_names(*directory, entries, *sole, excluding.as_ref()))
             .map(|outcomes| ToSource::Placed { outcomes }),
         ToTarget::Names { directory } => names(store, directory, &mut answer),
         ToTarget::Survey { directory, names } => looked(store.survey(directory, names), "look at names"),
@@ -104,15 +107,27 @@ fn names(
 fn list(
     store: &Store,
     directory: InodeId,
+    path: &[u8],
     answer: &mut impl FnMut(ToSource),
 ) -> Result<ToSource, CopyFailure> {
     let fail = |errno| CopyFailure::new(format!("list {directory}"), errno);
     let mut names = Vec::new();
     let mut wrong = None;
     let listing = store.open_directory(directory).map_err(fail)?;
+    let excluding = store.excluding_at(directory, path).map_err(fail)?;
+    let mut failed = None;
     let read = listing.read(0, |entry| {
         if matches!(entry.name, b"." | b"..") {
             return ControlFlow::Continue(());
+        }
+        // What is excluded is this node's alone.
+        match store.excludes_entry(directory, excluding.as_ref(), &entry) {
+            Ok(false) => {}
+            Ok(true) => return ControlFlow::Continue(()),
+            Err(errno) => {
+                failed = Some(errno);
+                return ControlFlow::Break(());
+            }
         }
         match Name::new(entry.name) {
             Ok(name) => names.push(name),
@@ -129,6 +144,9 @@ fn list(
         ControlFlow::Continue(())
     });
     read.map_err(fail)?;
+    if let Some(errno) = failed {
+        return Err(fail(errno));
+    }
     match wrong {
         None => Ok(ToSource::Listed { names, more: false }),
         // No file system gives one; a damaged disk may.

@@ -240,6 +240,11 @@ impl Coverage {
         }
     }
 
+    /// Nothing that the target may have of this inode is worth anything.
+    pub(super) fn lacks(&mut self, inode: InodeId) {
+        self.unfinished.insert(inode, Left::Whole);
+    }
+
     /// The target may have something else under this name.
     fn spoil(&mut self, directory: InodeId, name: Name) {
         match self.directories.get_mut(&directory) {

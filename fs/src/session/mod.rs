@@ -3,8 +3,9 @@
 //!
 //! In reading order: [`lanes`] says what may run when, [`names`] what the secondary knows, [`loss`] why a primary
 //! loses its secondary, [`secondary`] and [`primary`] are the two ends of a session; `stream`, `liveness`,
-//! `pending`, `parked`, [`claims`], [`coverage`], `verification` and [`repair`] are parts of the primary.
+//! `pending`, `parked`, `border`, [`claims`], [`coverage`], `verification` and [`repair`] are parts of the primary.
 
+mod border;
 pub mod claims;
 pub mod coverage;
 pub mod lanes;

@@ -5,8 +5,11 @@
 //! kernel knows, and for the directories above: about 70 bytes and the name, and for each that was shipped about as
 //! many again for its handle on the secondary.
 
-use crate::operation::{FileHandle, InodeId, Name, Operation, RenameMode, Touched, Victim};
+use super::border::{Crossing, Moved, Side, crossing};
+use crate::exclude::{self, PerDirectory};
+use crate::operation::{FileHandle, InodeId, Name, NodeKind, Operation, Rename, RenameMode, Touched, Victim};
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How many of the last name operations are remembered for look-ups under way. A look-up overtaken by more of them
@@ -15,13 +18,20 @@ const REMEMBERED_CHANGES: usize = 4096;
 
 const NOWHERE: InodeId = InodeId(0);
 
-const BOUND: u8 = 1;
-const FORGOTTEN: u8 = 2;
-const DYING: u8 = 4;
-const LOCAL: u8 = 8;
-const ROOT: u8 = 16;
-const PINNED: u8 = 32;
-const MARKED: u8 = 64;
+const BOUND: u16 = 1;
+const FORGOTTEN: u16 = 2;
+const DYING: u16 = 4;
+const LOCAL: u16 = 8;
+const ROOT: u16 = 16;
+const PINNED: u16 = 32;
+const MARKED: u16 = 64;
+/// Of this node only, although it has a name.
+const EXCLUDED: u16 = 128;
+const DIRECTORY: u16 = 256;
+/// It has several names, or had since it was looked up last.
+const LINKED: u16 = 512;
+/// It was excluded, and is replicated unless the rename that brings it in is refused.
+const ENTERING: u16 = 1024;
 
 /// The table; see the module.
 #[derive(Debug)]
@@ -37,9 +47,14 @@ pub struct Names {
     changes: u64,
     dying: usize,
     dropped: Vec<InodeId>,
+    /// Excluded again, after the secondary may have been told of them.
+    kept_out: Vec<InodeId>,
     /// The secondary's backing handles, as its answers brought them. An inode in here has an entry that is bound
     /// and not local, so the table is bounded as `entries` is.
     peer_handles: HashMap<InodeId, FileHandle>,
+    /// What is excluded of each directory.
+    excluded: PerDirectory,
+    excludes_anything: bool,
 }
 
 /// One inode. A million of these are kept, so the place is spelt out in few bytes.
@@ -50,7 +65,16 @@ struct Entry {
     name: Box<[u8]>,
     /// Entries whose `parent` is this inode; they need it for their binding.
     children: u32,
-    flags: u8,
+    flags: u16,
+}
+
+/// What a look-up saw of an inode beside its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// It is a directory.
+    pub is_directory: bool,
+    /// It is none, and has more names than one.
+    pub is_linked: bool,
 }
 
 /// A look-up under way, from before the backing directory is read.
@@ -80,6 +104,10 @@ pub struct Change {
     directories: Touched,
     moves: Vec<Move>,
     dying: Option<InodeId>,
+    /// Becomes excluded once it is applied; nothing is done with it before, as with one that is dying.
+    leaving: Option<InodeId>,
+    /// Was excluded until the operation was about to be numbered.
+    entering: Option<InodeId>,
     created: Option<InodeId>,
 }
 
@@ -93,6 +121,11 @@ struct Move {
 impl Names {
     /// Knows the roots only, which every session has bound from its start.
     pub fn new(directories: usize) -> Self {
+        Names::excluding(exclude::nothing(directories))
+    }
+
+    /// As [`Names::new`], for directories of which this is excluded.
+    pub fn excluding(excluded: PerDirectory) -> Self {
         let root = |index| {
             let entry = Entry {
                 flags: ROOT | BOUND,
@@ -101,14 +134,17 @@ impl Names {
             (InodeId::root(index), entry)
         };
         Names {
-            entries: (0..directories).map(root).collect(),
+            entries: (0..excluded.len()).map(root).collect(),
             busy: HashMap::new(),
             unsettled: HashMap::new(),
             recent: VecDeque::new(),
             changes: 0,
             dying: 0,
             dropped: Vec::new(),
+            kept_out: Vec::new(),
             peer_handles: HashMap::new(),
+            excludes_anything: excluded.iter().any(|one| !one.is_empty()),
+            excluded,
         }
     }
 
@@ -125,7 +161,13 @@ impl Names {
     ///
     /// # Errors
     /// [`Raced`] when a name operation of that directory was numbered since the ticket or was unsettled then.
-    pub fn looked_up(&mut self, ticket: LookupTicket, inode: InodeId, name: &Name) -> Result<(), Raced> {
+    pub fn looked_up(
+        &mut self,
+        ticket: LookupTicket,
+        inode: InodeId,
+        name: &Name,
+        seen: Seen,
+    ) -> Result<(), Raced> {
         let since = ticket.changes.ok_or(Raced)?;
         let overlapping = self.changes.saturating_sub(since);
         if overlapping > self.recent.len() as u64 {
@@ -138,11 +180,147 @@ impl Names {
         self.enliven(inode);
         let entry = self.entries.entry(inode).or_default();
         entry.flags &= !FORGOTTEN;
+        set(&mut entry.flags, DIRECTORY, seen.is_directory);
         let known = entry.parent == ticket.directory && *entry.name == *name.as_bytes();
-        if !known && entry.flags & (LOCAL | DYING | ROOT) == 0 {
+        if entry.flags & (LOCAL | DYING | ROOT) != 0 {
+            return Ok(());
+        }
+        set(&mut entry.flags, LINKED, seen.is_linked);
+        if !known {
             self.place(inode, Some((ticket.directory, name.as_bytes().into())));
+            let side = self.side_of_name(ticket.directory, name, seen.is_directory);
+            self.set_side(inode, side);
         }
         Ok(())
+    }
+
+    /// False when nothing is excluded of any directory.
+    pub(super) fn excludes_anything(&self) -> bool {
+        self.excludes_anything
+    }
+
+    /// On which side of the border an inode is.
+    pub(super) fn side(&self, inode: InodeId) -> Side {
+        Side::of(self.has(inode, EXCLUDED))
+    }
+
+    /// On which side a name is, after every operation numbered so far, that has an inode, or gets one.
+    pub(super) fn side_of_name(&self, directory: InodeId, name: &Name, is_directory: bool) -> Side {
+        if !self.excludes_anything {
+            return Side::Replicated;
+        }
+        if self.has(directory, EXCLUDED) {
+            return Side::Excluded;
+        }
+        // A directory without a place was removed: nothing is made in it any more.
+        let Some((root, path)) = self.path_of(directory) else {
+            return Side::Replicated;
+        };
+        let path = exclude::below(&path, name.as_bytes());
+        let excluded = self.excluded.get(root);
+        Side::of(excluded.is_some_and(|excluded| excluded.matches(&path, is_directory)))
+    }
+
+    /// The replicated directory that an inode lies in, and its path below it, after every operation numbered so far.
+    pub(super) fn path_of(&self, inode: InodeId) -> Option<(usize, PathBuf)> {
+        let mut names = Vec::new();
+        let mut next = inode;
+        // The bound ends the walk should two refused renames ever have left a circle.
+        for _ in 0..=self.entries.len() {
+            let entry = self.entries.get(&next)?;
+            if entry.flags & ROOT != 0 {
+                let root = usize::try_from(next.0.checked_sub(1)?).ok()?;
+                let join = |path: PathBuf, name: &&[u8]| exclude::below(&path, name);
+                return Some((root, names.iter().rev().fold(PathBuf::new(), join)));
+            }
+            if entry.parent == NOWHERE {
+                return None;
+            }
+            names.push(&*entry.name);
+            next = entry.parent;
+        }
+        None
+    }
+
+    /// What the patterns say of a directory that is renamed so.
+    pub(super) fn exclusions_of(&self, root: usize) -> Option<&exclude::Exclusions> {
+        self.excluded.get(root)
+    }
+
+    /// True for what was looked up, or made, as a directory.
+    pub(super) fn is_directory(&self, inode: InodeId) -> bool {
+        self.has(inode, DIRECTORY | ROOT)
+    }
+
+    /// True while no name operation is under way.
+    pub(super) fn is_settled(&self) -> bool {
+        self.unsettled.is_empty()
+    }
+
+    /// What a rename does at the border.
+    pub(super) fn crossing(&self, rename: &Rename) -> Crossing {
+        if !self.excludes_anything {
+            return Crossing::Stays(Side::Replicated);
+        }
+        let moved = |inode: InodeId, directory: InodeId, name: &Name| {
+            let is_directory = self.is_directory(inode);
+            Moved {
+                from: self.side(inode),
+                to: self.side_of_name(directory, name, is_directory),
+                above: self.side(rename.source_parent),
+                is_directory,
+                is_linked: self.has(inode, LINKED),
+            }
+        };
+        let there = moved(rename.moved, rename.target_parent, &rename.target_name);
+        let replaced = rename.replaced.map(|victim| self.side(victim.inode));
+        let back = rename
+            .replaced
+            .filter(|_| rename.mode == RenameMode::Exchange)
+            .map(|other| moved(other.inode, rename.source_parent, &rename.source_name));
+        crossing(rename.mode, there, replaced, back)
+    }
+
+    /// An excluded file is about to be known to the secondary, or marked as something that it lacks: for the rename that
+    /// brings it in.
+    pub(super) fn enter(&mut self, inode: InodeId) {
+        self.set_side(inode, Side::Replicated);
+        if let Some(entry) = self.entries.get_mut(&inode) {
+            entry.flags |= ENTERING;
+        }
+    }
+
+    /// The rename does not come about: it is excluded as before.
+    pub(super) fn keep_out(&mut self, inode: InodeId) {
+        if self.has(inode, ENTERING) {
+            self.entered(inode);
+            self.set_side(inode, Side::Excluded);
+            self.kept_out.push(inode);
+        }
+    }
+
+    fn entered(&mut self, inode: InodeId) {
+        if let Some(entry) = self.entries.get_mut(&inode) {
+            entry.flags &= !ENTERING;
+        }
+    }
+
+    /// The inodes that were kept out since the last call.
+    pub(super) fn take_kept_out(&mut self) -> Vec<InodeId> {
+        std::mem::take(&mut self.kept_out)
+    }
+
+    fn set_side(&mut self, inode: InodeId, side: Side) {
+        let Some(entry) = self.entries.get_mut(&inode) else {
+            return;
+        };
+        match side {
+            Side::Replicated => entry.flags &= !EXCLUDED,
+            Side::Excluded => {
+                entry.flags = (entry.flags & !BOUND) | EXCLUDED;
+                self.peer_handles.remove(&inode);
+            }
+        }
     }
 
     /// The kernel forgot these inodes. Each goes as soon as no operation and no entry below needs it;
@@ -327,9 +505,17 @@ impl Names {
         Name::new(&entry.name).ok().map(|name| (entry.parent, name))
     }
 
+    /// As [`Names::place_of`], of what is replicated: the secondary may have it there.
+    pub(super) fn place_there(&self, inode: InodeId) -> Option<(InodeId, Name)> {
+        self.place_of(inode)
+            .filter(|_| self.side(inode) == Side::Replicated)
+    }
+
     /// The secondary was told of an inode by the copy.
     pub fn set_bound(&mut self, inode: InodeId) {
-        if let Some(entry) = self.entries.get_mut(&inode) {
+        if let Some(entry) = self.entries.get_mut(&inode)
+            && entry.flags & EXCLUDED == 0
+        {
             entry.flags |= BOUND;
         }
     }
@@ -351,7 +537,7 @@ impl Names {
     /// The secondary told its handle of an inode, in the answer to the `Bind` or `Create` that made it known there.
     /// Of an inode that has gone, or lost its last name, since that was sent it is of no use any more.
     pub fn learn_peer_handle(&mut self, inode: InodeId, handle: FileHandle) {
-        let wanted = |entry: &Entry| entry.flags & (BOUND | LOCAL | ROOT) == BOUND;
+        let wanted = |entry: &Entry| entry.flags & (BOUND | LOCAL | EXCLUDED | ROOT) == BOUND;
         if self.entries.get(&inode).is_some_and(wanted) {
             self.peer_handles.insert(inode, handle);
         }
@@ -369,8 +555,12 @@ impl Names {
         match operation {
             Operation::Create(create) => {
                 change.directories.add(create.parent);
+                let is_directory = matches!(create.kind, NodeKind::Directory);
+                let side = self.side_of_name(create.parent, &create.name, is_directory);
                 let entry = self.entries.entry(create.inode).or_default();
                 entry.flags = (entry.flags & !FORGOTTEN) | BOUND;
+                set(&mut entry.flags, DIRECTORY, is_directory);
+                self.set_side(create.inode, side);
                 change.created = Some(create.inode);
                 self.move_to(&mut change, create.inode, Some((create.parent, &create.name)));
             }
@@ -378,7 +568,7 @@ impl Names {
                 inode, parent, name, ..
             } => {
                 change.directories.add(*parent);
-                self.entries.entry(*inode).or_default();
+                self.entries.entry(*inode).or_default().flags |= LINKED;
                 if self.is_nowhere(*inode) {
                     self.move_to(&mut change, *inode, Some((*parent, name)));
                 }
@@ -392,6 +582,7 @@ impl Names {
                 change.directories.add(rename.target_parent);
                 let source = (rename.source_parent, &rename.source_name);
                 let target = (rename.target_parent, &rename.target_name);
+                let leaves = self.crossing(rename) == Crossing::Leaves;
                 match rename.replaced {
                     // Two names of one inode: rename(2) does nothing.
                     Some(victim) if victim.inode == rename.moved => {}
@@ -415,6 +606,12 @@ impl Names {
                             self.move_to(&mut change, rename.moved, Some(target));
                         }
                     }
+                }
+                change.entering = Some(rename.moved).filter(|moved| self.has(*moved, ENTERING));
+                if leaves && let Some(entry) = self.entries.get_mut(&rename.moved) {
+                    entry.flags |= DYING;
+                    self.dying += 1;
+                    change.leaving = Some(rename.moved);
                 }
             }
             Operation::Bind { .. }
@@ -449,16 +646,30 @@ impl Names {
             }
             self.peer_handles.remove(&inode);
         }
+        if let Some(inode) = change.leaving {
+            self.stays_alive(inode);
+            self.set_side(inode, Side::Excluded);
+        }
+        if let Some(inode) = change.entering {
+            self.entered(inode);
+        }
+    }
+
+    fn stays_alive(&mut self, inode: InodeId) {
+        self.dying = self.dying.saturating_sub(1);
+        if let Some(entry) = self.entries.get_mut(&inode) {
+            entry.flags &= !DYING;
+        }
     }
 
     /// The operation of this change was refused: the names are as before it, unless a later one has moved them on.
     pub fn refused(&mut self, change: &Change) {
         self.settle(change);
-        if let Some(inode) = change.dying {
-            self.dying = self.dying.saturating_sub(1);
-            if let Some(entry) = self.entries.get_mut(&inode) {
-                entry.flags &= !DYING;
-            }
+        for inode in [change.dying, change.leaving].into_iter().flatten() {
+            self.stays_alive(inode);
+        }
+        if let Some(inode) = change.entering {
+            self.keep_out(inode);
         }
         for step in change.moves.iter().rev() {
             let Some(entry) = self.entries.get(&step.inode) else {
@@ -519,17 +730,17 @@ impl Names {
         self.dying > 0 && self.has(inode, DYING)
     }
 
-    /// True once the removal of its last name is applied: nothing about it is shipped any more.
+    /// True once the removal of its last name is applied, and for what is excluded: nothing about it is shipped.
     pub fn is_local(&self, inode: InodeId) -> bool {
-        self.has(inode, LOCAL)
+        self.has(inode, LOCAL | EXCLUDED)
     }
 
-    /// True for an inode without a name, also once it has gone because of that. What a copy keeps track of is pinned
+    /// True for an inode without a name that is replicated, also once it has gone because of that. What a copy keeps track of is pinned
     /// until then, so nothing else of it goes.
     pub fn is_gone(&self, inode: InodeId) -> bool {
         self.entries
             .get(&inode)
-            .is_none_or(|entry| entry.flags & LOCAL != 0)
+            .is_none_or(|entry| entry.flags & (LOCAL | EXCLUDED) != 0)
     }
 
     /// True when the secondary was told which inode this is.
@@ -547,7 +758,7 @@ impl Names {
         self.entries.is_empty()
     }
 
-    fn has(&self, inode: InodeId, flag: u8) -> bool {
+    fn has(&self, inode: InodeId, flag: u16) -> bool {
         self.entries
             .get(&inode)
             .is_some_and(|entry| entry.flags & flag != 0)
@@ -617,7 +828,7 @@ impl Names {
             let needed = entry.flags & FORGOTTEN == 0
                 || entry.flags & ROOT != 0
                 // Of an inode without a name nothing is left to bring over.
-                || (entry.flags & (PINNED | MARKED) != 0 && entry.flags & LOCAL == 0)
+                || (entry.flags & (PINNED | MARKED) != 0 && entry.flags & (LOCAL | EXCLUDED) == 0)
                 || entry.children > 0
                 || self.busy.contains_key(&next);
             if needed {
@@ -672,6 +883,14 @@ pub(super) fn used(operation: &Operation) -> Touched {
         | Operation::RemoveXattr { .. }
         | Operation::Sync { .. }
         | Operation::Checkpoint => operation.touched(),
+    }
+}
+
+fn set(flags: &mut u16, flag: u16, is_set: bool) {
+    if is_set {
+        *flags |= flag;
+    } else {
+        *flags &= !flag;
     }
 }
 

@@ -34,6 +34,11 @@ impl Parked {
         blocked(&self.held) || blocked(&self.waiting)
     }
 
+    /// True while one of these inodes is being sorted out.
+    pub(super) fn holds(&self, touched: &Touched) -> bool {
+        !self.held.is_empty() && touched.iter().any(|inode| self.held.contains_key(inode))
+    }
+
     pub(super) fn push(&mut self, submitted: Submitted) {
         for inode in submitted.operation.touched().iter() {
             *self.waiting.entry(*inode).or_default() += 1;

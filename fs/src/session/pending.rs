@@ -28,10 +28,19 @@ pub(super) struct Submitted {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) submitted: Submitted,
+    /// What the secondary gets in its place.
+    pub(super) instead: Option<Box<Operation>>,
     pub(super) touched: Touched,
     pub(super) change: Option<Box<Change>>,
     pub(super) shipped: bool,
     pub(super) stage: Stage,
+}
+
+impl Pending {
+    /// What the secondary is sent.
+    pub(super) fn theirs(&self) -> &Operation {
+        self.instead.as_deref().unwrap_or(&self.submitted.operation)
+    }
 }
 
 /// How far an operation is. "Waits" is for the lanes.

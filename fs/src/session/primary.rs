@@ -20,19 +20,22 @@
 
 mod copying;
 mod ending;
+mod entering;
 mod interface;
 mod local;
 mod parting;
 mod remote;
+mod survey;
 mod tracking;
 mod verifying;
 
+use super::border::{Share, Side, share};
 use super::claims::Claims;
 use super::coverage::{Coverage, Route};
 use super::lanes::Lanes;
 use super::liveness::Liveness;
 use super::loss::{Loss, LossKind};
-use super::names::{LookupTicket, Names, Raced};
+use super::names::{LookupTicket, Names, Raced, Seen};
 use super::parked::Parked;
 use super::pending::{Half, InKernel, Pending, Stage, Submitted, entries};
 pub use super::pending::{Slot, Ticket, is_broken_disk};
@@ -40,13 +43,15 @@ use super::repair::Settling;
 use super::stream::{Sent, Stream};
 use super::verification::Verification;
 use crate::dirty::DirtyMap;
+use crate::exclude::{self, PerDirectory};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::wire::message::{SessionId, ToSecondary};
 use copying::Joining;
 use ending::Ending;
-pub use interface::{Action, Event, Phase, Settings};
+pub use interface::{Action, Event, Phase, Piece, Settings};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+use survey::Survey;
 use tracking::Tracking;
 
 /// Most inodes in one [`ToSecondary::Forget`].
@@ -106,6 +111,7 @@ pub struct Primary {
     waiting: VecDeque<Submitted>,
     parked: Parked,
     settling: Vec<Settling>,
+    survey: Survey,
     /// While copying.
     coverage: Option<Coverage>,
     /// Of the copy, or of the verification.
@@ -135,11 +141,16 @@ pub struct Primary {
 impl Primary {
     /// A primary without a session.
     pub fn new(settings: Settings) -> Self {
+        Primary::excluding(settings, exclude::nothing(settings.directories))
+    }
+
+    /// As [`Primary::new`], for directories of which this is excluded.
+    pub fn excluding(settings: Settings, excluded: PerDirectory) -> Self {
         Primary {
             settings,
             state: State::NoSession,
             ending: Ending::No,
-            names: Names::new(settings.directories),
+            names: Names::excluding(excluded),
             lanes: Lanes::default(),
             pending: HashMap::new(),
             last_slot: Slot(0),
@@ -149,6 +160,7 @@ impl Primary {
             waiting: VecDeque::new(),
             parked: Parked::default(),
             settling: Vec::new(),
+            survey: Survey::No,
             coverage: None,
             claims: Claims::default(),
             verification: None,
@@ -218,7 +230,8 @@ impl Primary {
 
     /// Operations that were submitted and are not replied to.
     pub fn queue_depth(&self) -> usize {
-        self.pending.len() + self.waiting.len() + self.parked.len() + self.settling.len()
+        let numbered = self.pending.len() + self.settling.len();
+        numbered + self.waiting.len() + self.parked.len() + usize::from(self.survey.holds_one())
     }
 
     /// When [`Event::Tick`] is due (CLOCK_BOOTTIME), if nothing else happens before.
@@ -235,8 +248,24 @@ impl Primary {
     ///
     /// # Errors
     /// [`Raced`].
-    pub fn looked_up(&mut self, ticket: LookupTicket, inode: InodeId, name: &Name) -> Result<(), Raced> {
-        self.names.looked_up(ticket, inode, name)
+    pub fn looked_up(
+        &mut self,
+        ticket: LookupTicket,
+        inode: InodeId,
+        name: &Name,
+        seen: Seen,
+    ) -> Result<(), Raced> {
+        self.names.looked_up(ticket, inode, name, seen)
+    }
+
+    /// Whether an inode that the kernel knows is excluded.
+    pub fn is_excluded_inode(&self, inode: InodeId) -> bool {
+        self.names.side(inode) == Side::Excluded
+    }
+
+    /// Whether a name of this directory is excluded, which has an inode or gets one.
+    pub fn is_excluded(&self, directory: InodeId, name: &Name, is_directory: bool) -> bool {
+        self.names.side_of_name(directory, name, is_directory) == Side::Excluded
     }
 
     /// The kernel forgot these inodes; [`Action::Forgotten`] says which of them nothing needs any more.
@@ -304,6 +333,8 @@ impl Primary {
             Event::LocalDone { slot, outcome } => self.local_done(slot, outcome, awake, actions),
             Event::Checked { slot, refusal } => self.checked(slot, refusal, actions),
             Event::ReadBack { slot, operations } => self.read_back(slot, operations, awake, actions),
+            Event::ReadIn { slot, piece } => self.read_in(slot, piece, awake, actions),
+            Event::Surveyed { stays } => self.surveyed(stays, awake, actions),
             Event::Tick => {}
             Event::GoAlone => self.told_to_go_alone(actions),
             Event::Noted { generation } => self.noted(generation, awake, actions),
@@ -374,46 +405,84 @@ impl Primary {
 
     /// Numbers an operation unless one of its inodes must be settled first.
     fn admit(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
-        let touched = submitted.operation.touched();
-        let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
-        if dying
-            || self.parked.blocks(&touched)
-            || self.claims.blocks(&submitted.operation)
-            || self.must_be_marked_first(&submitted.operation, actions)
-        {
+        if self.must_wait(&submitted.operation) || self.must_be_marked_first(&submitted.operation, actions) {
             self.parked.push(submitted);
+        } else if !self.walks_of(&submitted.operation).is_empty() {
+            self.begin_survey(submitted, actions);
         } else {
             self.number(submitted, now, actions);
         }
     }
 
+    /// What came before it must be settled first.
+    fn must_wait(&self, operation: &Operation) -> bool {
+        let touched = operation.touched();
+        self.must_settle(operation) || self.parked.blocks(&touched) || self.survey_blocks(operation)
+    }
+
+    /// One of its inodes must be settled first. What is parked may have come later.
+    fn must_settle(&self, operation: &Operation) -> bool {
+        let touched = operation.touched();
+        let dying = touched.iter().any(|inode| self.names.is_dying(*inode));
+        dying || self.parked.holds(&touched) || self.claims.blocks(operation)
+    }
+
     /// Until the record says that the peer may be in sync, the map on disk is all that a successor of this process
     /// knows: what it does not name must not reach the secondary either. A successor's copy would not look at it.
     fn must_be_marked_first(&mut self, operation: &Operation, actions: &mut Vec<Action>) -> bool {
-        self.counts_on_map()
-            && self.is_linked()
-            && self.route(operation) == Route::Ship
-            && self.track(operation, actions).is_some()
+        if !self.counts_on_map() || !self.is_linked() {
+            return false;
+        }
+        let share = share(operation, &self.names);
+        let theirs = match &share {
+            Share::Whole => operation,
+            Share::Other(other) => other,
+            // While copying it stays here. Else what the secondary is given first goes by the same marks.
+            Share::Entering(lacking) => {
+                return self.is_in_sync() && self.track_entering(lacking, actions).is_some();
+            }
+            Share::Nothing | Share::Refused => return false,
+        };
+        self.route(theirs) == Route::Ship && self.track(theirs, actions).is_some()
     }
 
-    fn route(&self, operation: &Operation) -> Route {
-        let local = operation
-            .touched()
-            .iter()
-            .any(|inode| self.names.is_local(*inode));
+    /// Where goes what the secondary is to get.
+    fn route(&self, theirs: &Operation) -> Route {
+        let local = self.touches_local(theirs);
         match &self.coverage {
             Some(_) if local => Route::Local,
-            Some(coverage) => coverage.route(operation, &self.names),
+            Some(coverage) => coverage.route(theirs, &self.names),
             None if self.is_in_sync() && !local => Route::Ship,
             None => Route::Local,
         }
     }
 
+    fn touches_local(&self, operation: &Operation) -> bool {
+        let touched = operation.touched();
+        touched.iter().any(|inode| self.names.is_local(*inode))
+    }
+
     /// One step: number, bind, enter the names as sent, ship; or, what is local, only order.
     fn number(&mut self, submitted: Submitted, now: Duration, actions: &mut Vec<Action>) {
         let touched = submitted.operation.touched();
-        let local = touched.iter().any(|inode| self.names.is_local(*inode));
-        let route = self.route(&submitted.operation);
+        let share = share(&submitted.operation, &self.names);
+        let is_excluded = share == Share::Nothing;
+        let is_refused = share == Share::Refused;
+        let (instead, entering) = match share {
+            Share::Entering(_) if self.is_in_sync() => return self.begin_entering(submitted),
+            Share::Entering(lacking) => (None, Some(lacking)),
+            Share::Other(operation) => (Some(operation), None),
+            Share::Whole | Share::Nothing | Share::Refused => (None, None),
+        };
+        let rearranges = !self.walks_of(&submitted.operation).is_empty();
+        let theirs = instead.as_deref().unwrap_or(&submitted.operation);
+        let stays_here = is_excluded || entering.is_some();
+        let local = stays_here || self.touches_local(theirs);
+        let route = if stays_here {
+            Route::Local
+        } else {
+            self.route(theirs)
+        };
         let shipped = route == Route::Ship;
         let lost_source = match &submitted.operation {
             Operation::CopyRange { target, .. } => {
@@ -423,15 +492,16 @@ impl Primary {
             }
             _ => false,
         };
-        if lost_source || route == Route::ByReadAndWrite {
-            // The secondary has no such source any more, or not yet. On EXDEV the kernel copies by reading and writing.
+        if lost_source || is_refused || route == Route::ByReadAndWrite {
+            // The secondary has no such source any more, or not yet. On EXDEV the kernel, or whoever renames, copies by
+            // reading and writing.
             let errno = Errno(rustix::io::Errno::XDEV.raw_os_error());
             self.reply(submitted.ticket, Err(errno), actions);
             return;
         }
         if shipped {
             let mut binds = std::mem::take(&mut self.binds);
-            let named = self.names.bind(&submitted.operation, &mut binds);
+            let named = self.names.bind(theirs, &mut binds);
             for bind in binds.drain(..) {
                 self.names.hold(&bind.touched());
                 self.ship(Sent::Bind(Box::new(bind.clone())), bind, now, actions);
@@ -445,13 +515,20 @@ impl Primary {
         }
         self.last_slot = Slot(self.last_slot.0 + 1);
         let slot = self.last_slot;
-        let mark = match self.counts_on_map() {
-            true => self.track(&submitted.operation, actions),
-            false => None,
+        let theirs = instead.as_deref().unwrap_or(&submitted.operation);
+        let mark = match &entering {
+            _ if is_excluded || !self.counts_on_map() => None,
+            Some(lacking) => self.track_entering(lacking, actions),
+            None => self.track(theirs, actions),
         };
+        if let Some(lacking) = &entering {
+            self.enter_here(lacking);
+        }
         let change = self.names.number(&submitted.operation);
-        self.cover(&submitted.operation, shipped);
-        self.note_moved(&submitted.operation);
+        if !stays_here {
+            self.cover(theirs, shipped);
+            self.note_moved(theirs);
+        }
         self.names.hold(&touched);
         let is_sync = submitted.operation.is_sync();
         let gates = u32::from(shipped && !is_sync) + u32::from(mark.is_some());
@@ -474,17 +551,21 @@ impl Primary {
             (false, false) => Stage::Free,
         };
         if shipped {
-            let operation = submitted.operation.clone();
+            let operation = theirs.clone();
             self.ship(Sent::Application(slot), operation, now, actions);
         }
         let pending = Pending {
             submitted,
+            instead,
             touched,
             change,
             shipped,
             stage,
         };
         self.pending.insert(slot, pending);
+        if rearranges {
+            self.moves(slot);
+        }
     }
 
     /// Enters into the coverage what becomes of an operation that has just got its slot.
@@ -536,6 +617,9 @@ impl Primary {
             if !self.go_on_ending(now, actions) {
                 break;
             }
+        }
+        if !self.is_over() {
+            self.go_on_survey(actions);
         }
         self.tell_dropped(actions);
     }
@@ -635,6 +719,10 @@ impl Primary {
                 | State::Ended => {}
             }
             actions.push(Action::Forgotten(dropped));
+        }
+        let kept_out = self.names.take_kept_out();
+        if self.is_linked() {
+            self.forget_later.extend(kept_out);
         }
         if self.is_linked() && !self.forget_later.is_empty() {
             for inodes in self.forget_later.chunks(FORGET_MAX) {

@@ -37,6 +37,9 @@ pub(super) enum Kind {
         since: Duration,
         step: Step,
     },
+    /// A rename brings an excluded file in, which the secondary is given first. `next`: from which byte on the rest is to
+    /// be read; none once all was.
+    Entering { next: Option<u64>, step: Step },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +48,7 @@ pub(super) enum Step {
     Settle,
     /// The driver reads the primary's true state.
     Reading,
-    /// That many repairing operations are unanswered.
+    /// That many operations, which tell the secondary, are unanswered.
     Shipped(usize),
 }
 

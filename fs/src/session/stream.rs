@@ -17,6 +17,8 @@ pub(super) enum Sent {
     Bind(Box<Operation>),
     /// Leads the secondary back to the primary's state; part of the repair of this slot.
     Repair(Slot, Box<Operation>),
+    /// Gives the secondary a file that the rename of this slot is about to bring in.
+    Entering(Slot, Box<Operation>),
     /// Brings the secondary to the primary's state where a verification found that it differs, under this claim.
     Mend(ClaimId, Box<Operation>),
 }
@@ -153,9 +155,10 @@ impl Sent {
     pub(super) fn held(&self) -> Option<crate::operation::Touched> {
         match self {
             Sent::Application(_) => None,
-            Sent::Bind(operation) | Sent::Repair(_, operation) | Sent::Mend(_, operation) => {
-                Some(operation.touched())
-            }
+            Sent::Bind(operation)
+            | Sent::Repair(_, operation)
+            | Sent::Entering(_, operation)
+            | Sent::Mend(_, operation) => Some(operation.touched()),
         }
     }
 }

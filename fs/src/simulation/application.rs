@@ -9,6 +9,7 @@ use crate::operation::{
     Attributes, Create, InodeId, Name, NodeKind, Operation, Rename, RenameMode, Unlink, Victim, XattrMode,
     XattrName,
 };
+use crate::session::names::Seen;
 use crate::session::primary::{Event, Ticket};
 use bytes::Bytes;
 
@@ -119,7 +120,9 @@ impl World {
         let side = self.primary_side(at)?;
         let ticket = side.primary.begin_lookup(directory);
         let inode = side.number_of(ino);
-        side.primary.looked_up(ticket, inode, name).ok()?;
+        side.primary
+            .looked_up(ticket, inode, name, Seen::default())
+            .ok()?;
         side.kernel.insert(ino, inode);
         Some(inode)
     }

@@ -6,7 +6,7 @@ use super::machine::Process;
 use super::primary::PrimarySide;
 use super::store::{ENOENT, ESTALE, Reading, by_handle, execute, handle};
 use super::world::World;
-use crate::backing::{Above, Found, Segment, Stat};
+use crate::backing::{Above, Excluding, Found, Segment, Stat};
 use crate::operation::{Errno, FileHandle, InodeId, Name};
 use crate::resync::lane::{Carrier, CopyError, Lane};
 use crate::resync::pace::Pace;
@@ -204,6 +204,14 @@ impl Files for Asking {
         let names = self.read(move |disk| disk.names(directory))?;
         names.into_iter().for_each(each);
         Ok(())
+    }
+
+    fn excluding(&self, _: InodeId) -> Result<Option<Excluding<'_>>, Errno> {
+        Ok(None)
+    }
+
+    fn renames_reach_far(&self, _: InodeId) -> bool {
+        false
     }
 
     fn link_target(&self, _: InodeId) -> Result<Vec<u8>, Errno> {

@@ -307,6 +307,7 @@ impl World {
                     self.seen.parted += 1;
                 }
                 Action::DiskFailing { reason } => panic!("no disk fails: {reason}"),
+                Action::Survey { .. } | Action::ReadIn { .. } => panic!("nothing is excluded"),
                 Action::VerifyOver { .. } | Action::Mended { .. } => panic!("nothing is verified"),
                 Action::CopyGoesOn
                 | Action::Invalidate { .. }

@@ -515,7 +515,7 @@ pub(super) fn execute(disk: &mut Disk, known: &mut Known, request: &ToTarget) ->
         | ToTarget::Survey { .. }
         | ToTarget::Look { .. }
         | ToTarget::Sums { .. } => Err(ESTALE),
-        ToTarget::List { directory } => {
+        ToTarget::List { directory, .. } => {
             let found = known
                 .ino(*directory)
                 .and_then(|ino| disk.now.get(ino))
@@ -540,6 +540,7 @@ pub(super) fn execute(disk: &mut Disk, known: &mut Known, request: &ToTarget) ->
             directory,
             entries,
             sole,
+            path: _,
         } => {
             let outcomes = entries
                 .iter()

@@ -22,6 +22,9 @@ pub const BLOCK_BYTES: u64 = 64 << 10;
 pub const DATA_BYTES_MAX: usize = 1 << 20;
 /// Most names in one [`ToTarget::Place`] and one [`ToSource::Listed`].
 pub const NAMES_MAX: usize = 1024;
+/// Longest path in [`ToTarget::List`] and [`ToTarget::Place`], where something is excluded: below a directory deeper than
+/// that a copy is not possible then.
+pub const PATH_BELOW_BYTES_MAX: usize = 64 << 10;
 /// Most blocks in one [`ToTarget::Compare`].
 pub const BLOCKS_MAX: usize = 1024;
 /// Most extended attributes of one inode. The kernel lists at most 64 KiB of names (`XATTR_LIST_MAX`).
@@ -57,6 +60,8 @@ pub enum ToTarget {
     List {
         /// The directory, bound already.
         directory: InodeId,
+        /// As in `Place`.
+        path: Bytes,
     },
     /// Brings these names of a directory to what they are on the source. Answered by [`ToSource::Placed`].
     Place {
@@ -66,6 +71,9 @@ pub enum ToTarget {
         entries: Vec<Entry>,
         /// What has the name of an unknown inode becomes it only if it is a directory or has no other name.
         sole: bool,
+        /// The directory's path on the source, below the replicated directory, by which each side knows what is excluded:
+        /// the target may have it elsewhere yet. Empty for a replicated directory itself, and where nothing is excluded.
+        path: Bytes,
     },
     /// Asks which of these blocks the target has. Answered by [`ToSource::Compared`].
     Compare {
@@ -382,7 +390,10 @@ impl Limits for ToTarget {
                 limits::check_label("module", &open.module)?;
                 limits::check_label("node", &open.node)
             }
-            ToTarget::List { directory } => limits::check_inode(*directory),
+            ToTarget::List { directory, path } => {
+                limits::at_most("path", path.len(), PATH_BELOW_BYTES_MAX)?;
+                limits::check_inode(*directory)
+            }
             ToTarget::Settle => Ok(()),
             ToTarget::Names { directory: node } | ToTarget::Look { node } => survey::check_spot(node),
             ToTarget::Survey { directory, names } => {
@@ -412,7 +423,9 @@ impl Limits for ToTarget {
                 directory,
                 entries,
                 sole: _,
+                path,
             } => {
+                limits::at_most("path", path.len(), PATH_BELOW_BYTES_MAX)?;
                 limits::check_inode(*directory)?;
                 limits::at_most("entries", entries.len(), NAMES_MAX)?;
                 let nodes = entries.iter().filter_map(|entry| entry.node.as_ref());

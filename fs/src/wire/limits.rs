@@ -7,6 +7,7 @@
 
 use super::frame::WireError;
 use super::message::{Answer, Hello, Identities, Offer, Rejection, Start, ToPrimary, ToSecondary, Welcome};
+use crate::exclude::{PATTERNS_BYTES_MAX, PATTERNS_MAX};
 use crate::operation::{
     COPY_BYTES_MAX, Create, Errno, FileHandle, InodeId, NodeKind, Number, Operation, Outcome, Timestamp,
     WRITE_BYTES_MAX, XATTR_BYTES_MAX,
@@ -188,6 +189,9 @@ fn check_offers(offers: &[Offer]) -> Result<(), WireError> {
     at_most("directories", offers.len(), DIRECTORIES_MAX)?;
     offers.iter().try_for_each(|offer| {
         at_most("dir", offer.dir.len(), PATH_BYTES_MAX)?;
+        at_most("patterns", offer.exclude.len(), PATTERNS_MAX)?;
+        let bytes = offer.exclude.iter().map(String::len).sum();
+        at_most("bytes of patterns", bytes, PATTERNS_BYTES_MAX)?;
         check_mode(offer.top.mode)?;
         check_owner(offer.top.uid)?;
         check_owner(offer.top.gid)?;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file. A node refuses a peer of another version, naming both.
 ///
-/// History: 1, the first; 2, checkpoints and tracked copies.
-pub const VERSION: u16 = 3;
+/// History: 1, the first; 2, checkpoints and tracked copies; 3, verifications; 4, what is excluded.
+pub const VERSION: u16 = 4;
 
 /// A session: one order of operations from one primary process to one secondary process. Random.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -174,6 +174,9 @@ pub struct Offer {
     /// The directory's own attributes. The secondary takes over the primary's when a session begins, because no
     /// operation tells of what was set before.
     pub top: Top,
+    /// What is excluded of it, as the configuration has it: the same on both nodes, or each would take names of the
+    /// other's for its own.
+    pub exclude: Vec<String>,
 }
 
 /// The attributes of a replicated directory itself.

@@ -66,12 +66,16 @@ pub fn to_target() -> impl Strategy<Value = ToTarget> {
             node,
             session: SessionId(session),
         })),
-        inode().prop_map(|directory| ToTarget::List { directory }),
-        (inode(), vec(entry(), 0..20), any::<bool>()).prop_map(|(directory, entries, sole)| {
+        (inode(), text()).prop_map(|(directory, path)| ToTarget::List {
+            directory,
+            path: path.into(),
+        }),
+        (inode(), vec(entry(), 0..20), any::<bool>(), text()).prop_map(|(directory, entries, sole, path)| {
             ToTarget::Place {
                 directory,
                 entries,
                 sole,
+                path: path.into(),
             }
         }),
         spot().prop_map(|directory| ToTarget::Names { directory }),
@@ -577,9 +581,10 @@ fn offer() -> impl Strategy<Value = Offer> {
         any::<u64>(),
         abilities(),
         top,
+        vec("[a-z*/]{0,9}", 0..4),
     )
         .prop_map(
-            |(dir, sync, durability, empty, free_bytes, abilities, top)| Offer {
+            |(dir, sync, durability, empty, free_bytes, abilities, top, exclude)| Offer {
                 dir,
                 sync,
                 durability,
@@ -587,6 +592,7 @@ fn offer() -> impl Strategy<Value = Offer> {
                 free_bytes,
                 abilities,
                 top,
+                exclude,
             },
         )
 }

@@ -47,6 +47,7 @@ pub async fn alone(
             dir: dir.to_owned(),
             sync,
             durability: Durability::Disk,
+            exclude: Vec::new(),
         }],
     };
     let keeper =

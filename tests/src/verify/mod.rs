@@ -7,7 +7,8 @@ mod walk;
 
 pub use entry::Difference;
 
-use crate::error::Result;
+use crate::error::{Attempt, Result};
+use ignore::gitignore::GitignoreBuilder;
 use std::path::Path;
 
 /// The root's own directory of `skfs`, on which the copies need not agree.
@@ -44,7 +45,25 @@ pub struct Report {
 /// # Errors
 /// When one of them cannot be read, or changes while it is read so that a file vanishes.
 pub fn compare(first: &Path, second: &Path, options: Options) -> Result<Report> {
-    walk::Walk::new(options).run(first, second)
+    compare_without(&[], first, second, options)
+}
+
+/// As [`compare`], but for what these patterns of a gitignore file exclude, and, if there are any, the times of
+/// directories, which excluded names change on one side only.
+///
+/// # Errors
+/// Also for what is no pattern.
+pub fn compare_without(exclude: &[String], first: &Path, second: &Path, options: Options) -> Result<Report> {
+    let mut rules = GitignoreBuilder::new("");
+    for pattern in exclude {
+        rules
+            .add_line(None, pattern)
+            .map_err(std::io::Error::other)
+            .attempt(|| format!("read the pattern {pattern:?}"))?;
+    }
+    let rules = rules.build().map_err(std::io::Error::other);
+    let rules = rules.attempt(|| format!("read the patterns {exclude:?}"))?;
+    walk::Walk::new(options, rules).run(first, second)
 }
 
 #[cfg(test)]

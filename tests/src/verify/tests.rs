@@ -173,3 +173,30 @@ fn the_reserved_attributes_count_in_the_root_only_as_absent() {
         ]
     );
 }
+
+#[test]
+fn what_is_excluded_is_left_out_and_what_looks_like_it_is_not() {
+    let twins = Twins::of(|root| fs::create_dir(root.join("tmp")).unwrap());
+    fs::write(twins.first().join("tmp/x"), b"1").unwrap();
+    fs::create_dir_all(twins.second().join("tmp/deep/er")).unwrap();
+    fs::write(twins.second().join("x.log"), b"2").unwrap();
+    fs::write(twins.second().join("kept.log"), b"3").unwrap();
+    fs::create_dir(twins.second().join("cache")).unwrap();
+    fs::write(twins.first().join("cache"), b"4").unwrap();
+    let exclude = ["tmp/*", "*.log", "!kept.log", "cache/"].map(str::to_owned);
+    let (first, second) = (twins.first(), twins.second());
+    let report = compare_without(&exclude, &first, &second, Options::default()).unwrap();
+    let paths: Vec<_> = report
+        .differences
+        .iter()
+        .map(|one| one.path.display().to_string())
+        .collect();
+    assert_eq!(paths, ["cache", "kept.log"]);
+    assert!(
+        compare(&first, &second, Options::default())
+            .unwrap()
+            .differences
+            .len()
+            > 4
+    );
+}

@@ -3,6 +3,7 @@
 use super::entry::{Difference, Entry};
 use super::{Options, RESERVED, Report, data};
 use crate::error::{Attempt, Result};
+use ignore::gitignore::Gitignore;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
 use std::collections::{BTreeSet, HashMap};
@@ -18,15 +19,18 @@ type FirstNames = HashMap<(u64, u64), PathBuf>;
 #[derive(Debug)]
 pub(super) struct Walk {
     options: Options,
+    /// What is left out.
+    rules: Gitignore,
     report: Report,
     first_names: [FirstNames; 2],
     path: PathBuf,
 }
 
 impl Walk {
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: Options, rules: Gitignore) -> Self {
         Walk {
             options,
+            rules,
             report: Report::default(),
             first_names: [FirstNames::new(), FirstNames::new()],
             path: PathBuf::new(),
@@ -92,9 +96,18 @@ impl Walk {
         let is_root = self.path.as_os_str().is_empty();
         let mut names = BTreeSet::new();
         for entry in Dir::read_from(directory).on("list", &self.path)? {
-            let name = entry.on("list", &self.path)?.file_name().to_bytes().to_vec();
-            let name = OsString::from_vec(name);
-            if name != "." && name != ".." && !(is_root && name == RESERVED) {
+            let entry = entry.on("list", &self.path)?;
+            let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
+            if name == "." || name == ".." || (is_root && name == RESERVED) {
+                continue;
+            }
+            let is_directory = entry.file_type() == FileType::Directory;
+            // What lies below it is left out with it, since the walk does not come there.
+            if !self
+                .rules
+                .matched(self.path.join(&name), is_directory)
+                .is_ignore()
+            {
                 names.insert(name);
             }
         }
@@ -110,7 +123,11 @@ impl Walk {
     ) -> Result<Option<FileType>> {
         let one = Entry::read(first, name, &self.path)?;
         let other = Entry::read(second, name, &self.path)?;
-        let mut found = one.differences(&other, self.options);
+        let is_excluding = !self.rules.is_empty() && one.kind == FileType::Directory;
+        let options = Options {
+            mtime: self.options.mtime && !is_excluding,
+        };
+        let mut found = one.differences(&other, options);
         let same_kind = one.kind == other.kind;
         if one.kind != FileType::Directory && same_kind {
             let seen_before = self.links(&one, &other, &mut found);

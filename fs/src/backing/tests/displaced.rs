@@ -96,7 +96,7 @@ fn names_that_a_predecessor_left_are_passed_over() {
             name: name(&format!("file-{n}")),
             node: None,
         };
-        scratch.store.place_names(root, &[entry], false).unwrap();
+        scratch.store.place_names(root, &[entry], false, None).unwrap();
     }
     assert_eq!(fs::read_dir(&path).unwrap().count(), 3050);
 }

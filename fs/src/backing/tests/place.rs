@@ -49,7 +49,7 @@ fn nothing(text: &str) -> Entry {
 
 impl Scratch {
     fn place(&self, directory: InodeId, entries: &[Entry]) -> Vec<Placed> {
-        self.store.place_names(directory, entries, false).unwrap()
+        self.store.place_names(directory, entries, false, None).unwrap()
     }
 
     fn place_one(&self, directory: InodeId, entry: Entry) -> Placed {
@@ -57,7 +57,10 @@ impl Scratch {
     }
 
     fn fails(&self, directory: InodeId, entry: Entry, errno: E) -> CopyFailure {
-        let failure = self.store.place_names(directory, &[entry], false).unwrap_err();
+        let failure = self
+            .store
+            .place_names(directory, &[entry], false, None)
+            .unwrap_err();
         assert_eq!(failure.errno, errno.into(), "{failure}");
         failure
     }

@@ -1,6 +1,7 @@
 //! A store over directories of its own, and short ways to say operations.
 
-use super::super::{BackingError, Store};
+use super::super::{BackingError, Leftovers, Store};
+use crate::exclude::Exclusions;
 use crate::operation::*;
 use bytes::Bytes;
 use rustix::fd::OwnedFd;
@@ -43,6 +44,15 @@ impl Scratch {
     pub(crate) fn with_roots(count: usize) -> Self {
         let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
         Self::of(dirs)
+    }
+
+    /// With patterns of what is excluded.
+    pub(crate) fn excluding(patterns: &[&str], leftovers: Leftovers) -> Self {
+        let mut scratch = Self::new();
+        let patterns: Vec<String> = patterns.iter().map(|one| (*one).to_owned()).collect();
+        let excluded = [Exclusions::parse(&patterns).unwrap()].into_iter().collect();
+        scratch.store = scratch.store.excluding(excluded, leftovers);
+        scratch
     }
 
     /// Over a directory of the caller's.

@@ -1,6 +1,6 @@
 //! The source's files, as a copy reads them.
 
-use crate::backing::{Above, Found, Segment, Stat, Store};
+use crate::backing::{Above, Excluding, Found, Segment, Stat, Store};
 use crate::operation::{Errno, FileHandle, InodeId, Name};
 use crate::wire::bulk::AllAttributes;
 use bytes::Bytes;
@@ -25,11 +25,18 @@ pub trait Files: Sync {
     /// # Errors
     /// As there.
     fn status(&self, inode: InodeId) -> Result<Stat, Errno>;
-    /// Gives `each` the names in a directory.
+    /// Gives `each` the names in a directory that are not excluded.
     ///
     /// # Errors
     /// What the kernel says.
     fn names(&self, directory: InodeId, each: &mut dyn FnMut(Name)) -> Result<(), Errno>;
+    /// As [`Store::excluding_in`].
+    ///
+    /// # Errors
+    /// As there.
+    fn excluding(&self, directory: InodeId) -> Result<Option<Excluding<'_>>, Errno>;
+    /// As [`Store::renames_reach_far`].
+    fn renames_reach_far(&self, directory: InodeId) -> bool;
     /// As [`Store::link_target`].
     ///
     /// # Errors
@@ -84,13 +91,30 @@ impl Files for Store {
     }
 
     fn names(&self, directory: InodeId, each: &mut dyn FnMut(Name)) -> Result<(), Errno> {
-        self.open_directory(directory)?.read(0, |entry| {
-            // The dots are no names. Anything else that is none cannot be reached by an application either.
-            if let Ok(name) = Name::new(entry.name) {
-                each(name);
+        let listing = self.open_directory(directory)?;
+        let excluding = self.excluding_in(directory)?;
+        let mut failed = None;
+        listing.read(0, |entry| {
+            match self.excludes_entry(directory, excluding.as_ref(), &entry) {
+                Ok(true) => {}
+                // The dots are no names. Anything else that is none cannot be reached by an application either.
+                Ok(false) => Name::new(entry.name).into_iter().for_each(&mut *each),
+                Err(errno) => {
+                    failed = Some(errno);
+                    return ControlFlow::Break(());
+                }
             }
             ControlFlow::Continue(())
-        })
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn excluding(&self, directory: InodeId) -> Result<Option<Excluding<'_>>, Errno> {
+        self.excluding_in(directory)
+    }
+
+    fn renames_reach_far(&self, directory: InodeId) -> bool {
+        self.renames_reach_far(directory)
     }
 
     fn link_target(&self, inode: InodeId) -> Result<Vec<u8>, Errno> {

@@ -28,7 +28,7 @@ impl Source<'_> {
     ) -> Result<(), CopyError> {
         self.progress.current(self.store.path(directory));
         self.session.begin_listing(directory);
-        let mut names: BTreeSet<Name> = match lane.list(directory) {
+        let mut names: BTreeSet<Name> = match lane.list(directory, self.path_of(directory)?) {
             Ok(names) => names.into_iter().collect(),
             // Removed on both sides since it was found.
             Err(CopyError::Target { errno, .. }) if is_gone(errno) && self.session.is_gone(directory) => {
@@ -43,6 +43,16 @@ impl Source<'_> {
         }
         self.session.end_listing(directory);
         Ok(())
+    }
+
+    /// By which the target knows what is excluded of a directory; empty where nothing is, and of one that is gone.
+    pub(super) fn path_of(&self, directory: InodeId) -> Result<Bytes, CopyError> {
+        match self.store.excluding(directory) {
+            Ok(Some(excluding)) => Ok(Bytes::copy_from_slice(excluding.path())),
+            Ok(None) => Ok(Bytes::new()),
+            Err(errno) if is_gone(errno) => Ok(Bytes::new()),
+            Err(errno) => Err(read("find the path of", directory)(errno)),
+        }
     }
 
     pub(super) fn names_here(&self, directory: InodeId, names: &mut BTreeSet<Name>) -> Result<(), CopyError> {
@@ -120,8 +130,21 @@ impl Source<'_> {
         let mut statuses = Vec::with_capacity(names.len());
         // Told of by this very request.
         let mut bound = HashSet::new();
+        let excluding = match self.store.excluding(directory) {
+            Ok(excluding) => excluding,
+            Err(errno) if is_gone(errno) => return Ok(Vec::new()),
+            Err(errno) => return Err(read("find the path of", directory)(errno)),
+        };
         for name in names {
             let found = match self.store.look_up(directory, name) {
+                // Of this node only: the target has nothing that is replicated under it.
+                Ok(found)
+                    if excluding.as_ref().is_some_and(|excluding| {
+                        excluding.excludes(name.as_bytes(), kind_of(&found.status) == FileType::Directory)
+                    }) =>
+                {
+                    None
+                }
                 Ok(found) => Some(found),
                 Err(errno) if is_gone(errno) => None,
                 Err(errno) if errno == Errno::from(System::XDEV) => {
@@ -133,6 +156,11 @@ impl Source<'_> {
             };
             let node = match &found {
                 Some(found) => match self.node(found, &mut bound)? {
+                    Some(node) if self.may_uncover(directory, name, &node) => {
+                        return Err(CopyError::NeedsWhole(format!(
+                            "the directory \"{name}\" was renamed, and what is excluded below it depends on its path"
+                        )));
+                    }
                     Some(node) => Some(node),
                     // The name stays stale, and the next round finds the inode bound.
                     None => continue,
@@ -152,6 +180,7 @@ impl Source<'_> {
             directory,
             entries,
             sole: self.known.is_some(),
+            path: excluding.map_or_else(Bytes::new, |excluding| Bytes::copy_from_slice(excluding.path())),
         };
         let answers = lane.exchange(std::slice::from_ref(&request))?;
         let ToTarget::Place { entries, .. } = request else {
@@ -181,6 +210,20 @@ impl Source<'_> {
             }
         }
         Ok(new_here)
+    }
+
+    /// Whether the target may move a directory by being told of its name, with what it has excluded in it, which nothing
+    /// tells of: by the new path that may not be excluded.
+    fn may_uncover(&self, directory: InodeId, name: &Name, node: &Node) -> bool {
+        let Some(known) = self.known.as_ref().filter(|_| node.known) else {
+            return false;
+        };
+        let marks = known.plan.nodes.get(&node.inode);
+        let place = marks
+            .and_then(|marks| marks.place.as_ref())
+            .filter(|_| known.places);
+        let is_there = place.is_some_and(|place| (place.parent, &place.name) == (directory, name));
+        node.kind == NodeKind::Directory && !is_there && self.store.renames_reach_far(directory)
     }
 
     /// None when another request is telling the target of this inode.

@@ -289,7 +289,10 @@ impl Source<'_> {
     ) -> Result<(), CopyError> {
         self.progress.current(self.store.path(directory));
         self.session.begin_listing(directory);
-        let there: BTreeSet<Name> = lane.list(directory)?.into_iter().collect();
+        let there: BTreeSet<Name> = lane
+            .list(directory, self.path_of(directory)?)?
+            .into_iter()
+            .collect();
         let mut here = BTreeSet::new();
         self.names_here(directory, &mut here)?;
         let mut names: BTreeSet<&Name> = here.symmetric_difference(&there).collect();

@@ -33,7 +33,13 @@ fn a_long_listing_comes_in_parts_each_name_once() {
                 std::fs::write(scratch.path(&format!("file-{n}")), "").unwrap();
             }
         }
-        let answers = ask(&scratch, ToTarget::List { directory: ROOT });
+        let answers = ask(
+            &scratch,
+            ToTarget::List {
+                directory: ROOT,
+                path: Default::default(),
+            },
+        );
         assert_eq!(answers.len(), count.div_ceil(NAMES_MAX).max(1));
         let mut all = BTreeSet::new();
         for (index, answer) in answers.iter().enumerate() {
@@ -61,8 +67,24 @@ fn every_failure_says_what_failed_on_what() {
         session: crate::wire::message::SessionId([7; 16]),
     };
     fails(&scratch, ToTarget::Open(open), E::PROTO, "open");
-    fails(&scratch, ToTarget::List { directory: gone }, E::STALE, "list i77");
-    fails(&scratch, ToTarget::List { directory: file }, E::NOTDIR, "list");
+    fails(
+        &scratch,
+        ToTarget::List {
+            directory: gone,
+            path: Default::default(),
+        },
+        E::STALE,
+        "list i77",
+    );
+    fails(
+        &scratch,
+        ToTarget::List {
+            directory: file,
+            path: Default::default(),
+        },
+        E::NOTDIR,
+        "list",
+    );
     let entries = vec![Entry {
         name: name(".sidekick"),
         node: None,
@@ -70,6 +92,7 @@ fn every_failure_says_what_failed_on_what() {
     let place = ToTarget::Place {
         directory: ROOT,
         sole: false,
+        path: Default::default(),
         entries,
     };
     fails(&scratch, place, E::PERM, "\".sidekick\" in i1");
@@ -117,6 +140,7 @@ fn a_request_without_anything_in_it_is_answered() {
         ToTarget::Place {
             directory: ROOT,
             sole: false,
+            path: Default::default(),
             entries: vec![],
         },
     );

@@ -66,6 +66,7 @@ impl<'a> Copy<'a> {
                         directory,
                         entries,
                         sole: false,
+                        path: Default::default(),
                     });
                     let [ToSource::Placed { outcomes }] = &answers[..] else {
                         panic!("{part:?} in {directory}: {answers:?}");
@@ -133,7 +134,10 @@ impl<'a> Copy<'a> {
     }
 
     fn list(&mut self, directory: InodeId) -> Vec<Name> {
-        let answers = self.ask(ToTarget::List { directory });
+        let answers = self.ask(ToTarget::List {
+            directory,
+            path: Default::default(),
+        });
         let count = answers.len();
         let names = answers
             .into_iter()

@@ -4,6 +4,7 @@ use super::super::lane::{CopyError, Lane};
 use super::super::source::{is_gone, read};
 use super::findings::{Mismatch, mismatches};
 use super::{Board, Certain, Directory, Job, Linked, Place, Verify, is_gone_there, node};
+use crate::backing::Excluding;
 use crate::control::verification::{Aspect, Repair};
 use crate::operation::{InodeId, Name, NodeKind};
 use crate::wire::bulk::{ToSource, ToTarget};
@@ -425,12 +426,18 @@ impl<'a> Verify<'a> {
             handle: None,
         };
         let here = self.store.look_at(&top).map_err(read("look at", directory.inode));
-        match lane.answer()? {
-            ToSource::Surveyed { mut sights } if sights.len() == 1 => {
-                Ok((here?, sights.pop().unwrap_or(Sight::Vacant)))
-            }
-            _ => Err(CopyError::Confused),
+        let ToSource::Surveyed { mut sights } = lane.answer()? else {
+            return Err(CopyError::Confused);
+        };
+        let (here, Some(mut there), true) = (here?, sights.pop(), sights.is_empty()) else {
+            return Err(CopyError::Confused);
+        };
+        if self.store.excludes_near(directory.inode)
+            && let (Sight::Node(here), Sight::Node(there)) = (&here, &mut there)
+        {
+            same_directory_time(here, there);
         }
+        Ok((here, there))
     }
 
     /// Numbers of names that differed before all names were repaired.
@@ -508,9 +515,14 @@ impl<'a> Verify<'a> {
             return Ok(None);
         };
         let both = names.iter().cloned().zip(here).zip(there);
-        Ok(Some(
-            both.map(|((name, here), there)| (name, here, there)).collect(),
-        ))
+        let mut sights: Vec<Sighted> = both.map(|((name, here), there)| (name, here, there)).collect();
+        match self.store.excluding_in(directory.inode) {
+            Ok(Some(excluding)) => sights.iter_mut().for_each(|one| leave_out(&excluding, one)),
+            Ok(None) => {}
+            Err(errno) if is_gone(errno) => return Ok(None),
+            Err(errno) => return Err(read("find the path of", directory.inode)(errno)),
+        }
+        Ok(Some(sights))
     }
 
     fn sights_here(&self, directory: &Directory, names: &[Name]) -> Result<Option<Vec<Sight>>, CopyError> {
@@ -526,6 +538,31 @@ impl<'a> Verify<'a> {
             }
         }
         Ok(Some(here))
+    }
+}
+
+/// What is excluded counts as nothing on either side. Both have the same path for the directory: whatever is renamed
+/// beside this keeps its side (`session/primary/survey.rs`).
+fn leave_out(excluding: &Excluding<'_>, (name, here, there): &mut Sighted) {
+    for sight in [&mut *here, &mut *there] {
+        let is_excluded = match node(sight) {
+            Some(seen) => excluding.excludes(name.as_bytes(), seen.facts.kind == NodeKind::Directory),
+            // What is mounted on is a directory, or as good as one.
+            None => matches!(sight, Sight::Mount) && excluding.excludes(name.as_bytes(), true),
+        };
+        if is_excluded {
+            *sight = Sight::Vacant;
+        }
+    }
+    if let (Sight::Node(here), Sight::Node(there)) = (here, there) {
+        same_directory_time(here, there);
+    }
+}
+
+/// Excluded names change the times of directories on one node only.
+fn same_directory_time(here: &Seen, there: &mut Seen) {
+    if here.facts.kind == NodeKind::Directory {
+        there.facts.mtime = here.facts.mtime;
     }
 }
 

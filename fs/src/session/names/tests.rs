@@ -1,4 +1,4 @@
-use super::{Names, Raced};
+use super::{Names, Raced, Seen};
 use crate::operation::{
     Create, FileHandle, InodeId, Name, NodeKind, Operation, Rename, RenameMode, Timestamp, Touched, Unlink,
     Victim,
@@ -65,7 +65,9 @@ fn sync(inode: u64) -> Operation {
 
 fn look_up(names: &mut Names, parent: InodeId, text: &str, inode: u64) {
     let ticket = names.begin_lookup(parent);
-    names.looked_up(ticket, InodeId(inode), &name(text)).unwrap();
+    names
+        .looked_up(ticket, InodeId(inode), &name(text), Seen::default())
+        .unwrap();
 }
 
 fn bound(names: &mut Names, operation: &Operation) -> Vec<(u64, u64, String)> {
@@ -159,10 +161,22 @@ fn a_look_up_overlapped_by_a_name_operation_of_its_directory_is_raced() {
     let during = names.begin_lookup(ROOT);
     names.applied(&change);
     let after = names.begin_lookup(ROOT);
-    assert_eq!(names.looked_up(before, InodeId(4), &name("y")), Err(Raced));
-    assert_eq!(names.looked_up(during, InodeId(4), &name("y")), Err(Raced));
-    assert_eq!(names.looked_up(elsewhere, InodeId(5), &name("z")), Ok(()));
-    assert_eq!(names.looked_up(after, InodeId(4), &name("y")), Ok(()));
+    assert_eq!(
+        names.looked_up(before, InodeId(4), &name("y"), Seen::default()),
+        Err(Raced)
+    );
+    assert_eq!(
+        names.looked_up(during, InodeId(4), &name("y"), Seen::default()),
+        Err(Raced)
+    );
+    assert_eq!(
+        names.looked_up(elsewhere, InodeId(5), &name("z"), Seen::default()),
+        Ok(())
+    );
+    assert_eq!(
+        names.looked_up(after, InodeId(4), &name("y"), Seen::default()),
+        Ok(())
+    );
 }
 
 #[test]
@@ -176,7 +190,10 @@ fn a_look_up_overtaken_by_more_changes_than_are_remembered_is_raced() {
             .unwrap();
         names.applied(&change);
     }
-    assert_eq!(names.looked_up(ticket, InodeId(3), &name("y")), Err(Raced));
+    assert_eq!(
+        names.looked_up(ticket, InodeId(3), &name("y"), Seen::default()),
+        Err(Raced)
+    );
 }
 
 #[test]
@@ -362,16 +379,24 @@ fn what_went_and_is_needed_again_before_anybody_was_told_is_not_forgotten() {
     let mut names = Names::new(1);
     let (directory, file) = (InodeId(10), InodeId(11));
     let ticket = names.begin_lookup(ROOT);
-    names.looked_up(ticket, directory, &name("d")).unwrap();
+    names
+        .looked_up(ticket, directory, &name("d"), Seen::default())
+        .unwrap();
     let ticket = names.begin_lookup(directory);
-    names.looked_up(ticket, file, &name("f")).unwrap();
+    names
+        .looked_up(ticket, file, &name("f"), Seen::default())
+        .unwrap();
     names.forget(&[directory]);
     assert!(!names.has_dropped());
     // The file has a name elsewhere as well, so nothing needs the directory any more.
     let ticket = names.begin_lookup(ROOT);
-    names.looked_up(ticket, file, &name("g")).unwrap();
+    names
+        .looked_up(ticket, file, &name("g"), Seen::default())
+        .unwrap();
     assert!(names.has_dropped());
     let ticket = names.begin_lookup(ROOT);
-    names.looked_up(ticket, directory, &name("d")).unwrap();
+    names
+        .looked_up(ticket, directory, &name("d"), Seen::default())
+        .unwrap();
     assert_eq!(names.take_dropped(), []);
 }

@@ -2,7 +2,8 @@
 
 use crate::config::OnPeerLoss;
 use crate::dirty::{MarkSeq, Record};
-use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Operation, Outcome};
+use crate::exclude::Walk;
+use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Operation, Outcome, Rename};
 use crate::session::claims::{ClaimId, Scope};
 use crate::session::coverage::Brought;
 use crate::session::loss::Loss;
@@ -169,6 +170,18 @@ pub enum Event {
         /// What leads the secondary to this node's state; none when nothing can.
         operations: Option<Vec<Operation>>,
     },
+    /// The answer to [`Action::ReadIn`].
+    ReadIn {
+        /// Its slot.
+        slot: Slot,
+        /// A part of the file; or why it cannot be read.
+        piece: Result<Piece, Errno>,
+    },
+    /// The answer to [`Action::Survey`].
+    Surveyed {
+        /// Every name below the directories is excluded afterwards if it is now, and only then.
+        stays: bool,
+    },
     /// [`Primary::deadline`] is reached.
     Tick,
     /// Go on without the secondary: a person's or the brain's decision. Without effect while in sync.
@@ -253,6 +266,22 @@ pub enum Action {
         /// What has half happened.
         operation: Operation,
     },
+    /// This brings an excluded file in: read it from that byte on, some MiB of it, then say [`Event::ReadIn`]. Nothing
+    /// touches it meanwhile.
+    ReadIn {
+        /// To be given back.
+        slot: Slot,
+        /// What is about to be done. The secondary gets the file under the name that it has now.
+        rename: Rename,
+        /// 0 at first, later what the last piece gave as [`Piece::next`].
+        from: u64,
+    },
+    /// Look these directories through on this node's disk, which no name operation changes meanwhile, then say
+    /// [`Event::Surveyed`]. What takes too long to look through counts as not staying.
+    Survey {
+        /// Which; at most two.
+        walks: Vec<Walk>,
+    },
     /// These inodes are not needed any more. Until it is told, an inode keeps its number although the kernel has
     /// forgotten it: looked up again it must get the same.
     Forgotten(Vec<InodeId>),
@@ -334,6 +363,17 @@ pub enum Action {
         /// Checkpoints that both nodes have and the record does not count yet.
         checkpoints: u64,
     },
+}
+
+/// A part of a file that the secondary is to get.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// What gives it to the secondary: in the first piece the inode is created, in the last it gets its attributes.
+    pub operations: Vec<Operation>,
+    /// Where the next piece begins; none if this is the last.
+    pub next: Option<u64>,
+    /// How this node finds the file on its own disk.
+    pub handle: FileHandle,
 }
 
 /// Where a primary stands.

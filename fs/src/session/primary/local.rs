@@ -152,6 +152,13 @@ impl Primary {
                 actions.push(Action::DiskFailing { reason });
             }
             self.finish(slot, Err(errno), actions);
+        } else if accepted && is_full(errno) && pending.instead.is_some() {
+            let what = describe(operation);
+            if let Some(pending) = self.pending.get_mut(&slot) {
+                pending.stage = Stage::Denied(errno);
+            }
+            let detail = format!("this node has no room for {what}, and the secondary cannot be led back");
+            self.lose(LossKind::Unrepaired, detail, actions);
         } else if accepted && is_full(errno) {
             self.begin_repair(slot, Err(errno), now, actions);
         } else if accepted && is_about_names(errno) {
@@ -353,6 +360,14 @@ impl Primary {
                     }
                     index += 1;
                 }
+                Kind::Entering { .. } => {
+                    if self.go_on_entering(index, now, actions) {
+                        numbered = true;
+                        index = 0;
+                    } else {
+                        index += 1;
+                    }
+                }
             }
         }
         numbered
@@ -453,7 +468,7 @@ impl Primary {
     pub(super) fn repair_due(&self) -> Option<Duration> {
         let since = self.settling.iter().filter_map(|settling| match settling.kind {
             Kind::Repair { since, .. } => Some(since),
-            Kind::Rebind => None,
+            Kind::Rebind | Kind::Entering { .. } => None,
         });
         since.min().map(|since| since + self.settings.peer_stall)
     }

@@ -139,6 +139,10 @@ impl Primary {
             self.parked.release(&settling.touched);
             match settling.kind {
                 Kind::Rebind => self.number(settling.submitted, now, actions),
+                Kind::Entering { .. } => {
+                    self.keep_out(&settling.submitted.operation);
+                    self.number(settling.submitted, now, actions);
+                }
                 Kind::Repair { result, change, .. } => {
                     if let Some(change) = change {
                         self.names.refused(&change);

@@ -65,12 +65,13 @@ impl Primary {
             }
             let operation = match sent {
                 Sent::Application(slot) => match self.pending.get(slot) {
-                    Some(pending) => pending.submitted.operation.clone(),
+                    Some(pending) => pending.theirs().clone(),
                     None => continue,
                 },
-                Sent::Bind(operation) | Sent::Repair(_, operation) | Sent::Mend(_, operation) => {
-                    (**operation).clone()
-                }
+                Sent::Bind(operation)
+                | Sent::Repair(_, operation)
+                | Sent::Entering(_, operation)
+                | Sent::Mend(_, operation) => (**operation).clone(),
             };
             again.push(number);
             actions.push(Action::Send(ToSecondary::Operation {
@@ -192,7 +193,7 @@ impl Primary {
     fn pong(&mut self, nonce: u64, running: &[Running], now: Duration) {
         let pending = &self.pending;
         let patience = |sent: &Sent| match sent {
-            Sent::Bind(_) | Sent::Repair(..) | Sent::Mend(..) => Patience::Peer,
+            Sent::Bind(_) | Sent::Repair(..) | Sent::Entering(..) | Sent::Mend(..) => Patience::Peer,
             Sent::Application(slot) => match pending.get(slot).map(|one| &one.submitted.operation) {
                 Some(Operation::Sync { .. }) => Patience::Local,
                 Some(Operation::Checkpoint) => Patience::Endless,
@@ -228,6 +229,7 @@ impl Primary {
         match sent {
             Sent::Bind(bind) => self.bind_answered(&bind, &outcome, actions),
             Sent::Repair(slot, operation) => self.repair_answered(slot, &operation, &outcome, actions),
+            Sent::Entering(slot, operation) => self.entering_answered(slot, &operation, &outcome, actions),
             Sent::Mend(claim, operation) => self.mend_answered(claim, &operation, &outcome, actions),
             Sent::Application(slot) => self.operation_answered(slot, number, outcome, actions),
         }

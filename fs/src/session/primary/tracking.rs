@@ -115,7 +115,11 @@ impl Primary {
             return None;
         }
         let names = &self.names;
-        let place_of = |inode: InodeId| names.place_of(inode).map(|(parent, name)| Place { parent, name });
+        let place_of = |inode: InodeId| {
+            names
+                .place_there(inode)
+                .map(|(parent, name)| Place { parent, name })
+        };
         let tracked = self.tracking.map.track(operation, &place_of);
         for inode in operation.touched().iter() {
             // What has no name any more is marked all the same: a power loss may take the removal of its last name back
@@ -197,7 +201,11 @@ impl Primary {
     pub(super) fn part_map(&mut self) {
         self.tracking.checkpoint = Checkpoint::Idle;
         let names = &self.names;
-        let place_of = |inode: InodeId| names.place_of(inode).map(|(parent, name)| Place { parent, name });
+        let place_of = |inode: InodeId| {
+            names
+                .place_there(inode)
+                .map(|(parent, name)| Place { parent, name })
+        };
         self.tracking.map.part(&place_of);
         for inode in std::mem::take(&mut self.tracking.placed) {
             self.names.unbind(inode);

@@ -205,6 +205,7 @@ impl Pair {
                 Action::CopyGoesOn | Action::NoteJoined | Action::CopyFailed(_) => {
                     panic!("nothing is copied here");
                 }
+                Action::Survey { .. } | Action::ReadIn { .. } => panic!("nothing is excluded here"),
                 Action::Invalidate { .. }
                 | Action::InSync
                 | Action::ConnectionLost
@@ -607,7 +608,7 @@ impl Pair {
         if self.kernel.get(&found).is_some_and(|known| *known != inode) {
             return None;
         }
-        match self.primary.looked_up(ticket, inode, name) {
+        match self.primary.looked_up(ticket, inode, name, Default::default()) {
             Ok(()) => {
                 self.kernel.insert(found, inode);
                 self.here.known.insert(inode, found);

@@ -10,6 +10,7 @@ use crate::operation::{
 use crate::session::claims::{ClaimId, Scope};
 use crate::session::coverage::Brought;
 use crate::session::loss::{Loss, LossKind};
+use crate::session::names::Seen;
 use crate::session::primary::{self, Phase, Primary, Settings, Slot, Ticket};
 use crate::wire::message::{
     Answer, Generation, Identities, Rejection, Running, SessionId, ToPrimary, ToSecondary, Welcome,
@@ -22,13 +23,15 @@ pub(super) const GENERATION: Generation = Generation([9; 16]);
 pub(super) const START: Duration = Duration::from_secs(100);
 
 /// A primary at a moment, without anything around it.
-struct Here {
-    primary: Primary,
+pub(super) struct Here {
+    pub(super) primary: Primary,
     now: Duration,
-    actions: Vec<primary::Action>,
+    pub(super) actions: Vec<primary::Action>,
+    /// Records that the last event wrote.
+    pub(super) marks: usize,
 }
 
-fn welcome() -> Welcome {
+pub(super) fn welcome() -> Welcome {
     Welcome {
         node: "b".into(),
         prefix: Number(0),
@@ -89,6 +92,10 @@ fn unlink(inode: u64) -> Operation {
 
 impl Here {
     fn new(on_peer_loss: OnPeerLoss) -> Self {
+        Here::excluding(on_peer_loss, crate::exclude::nothing(1))
+    }
+
+    pub(super) fn excluding(on_peer_loss: OnPeerLoss, excluded: crate::exclude::PerDirectory) -> Self {
         let settings = Settings {
             peer_stall: PEER_STALL,
             local_stall: LOCAL_STALL,
@@ -98,9 +105,10 @@ impl Here {
             extent_bytes: crate::config::EXTENT_BYTES_DEFAULT,
         };
         Here {
-            primary: Primary::new(settings),
+            primary: Primary::excluding(settings, excluded),
             now: START,
             actions: Vec::new(),
+            marks: 0,
         }
     }
 
@@ -113,8 +121,9 @@ impl Here {
         here
     }
 
-    fn event(&mut self, event: primary::Event) -> &mut Self {
+    pub(super) fn event(&mut self, event: primary::Event) -> &mut Self {
         self.actions.clear();
+        self.marks = 0;
         self.primary.apply(event, self.now, &mut self.actions);
         self.write_marks();
         self
@@ -124,21 +133,22 @@ impl Here {
     fn write_marks(&mut self) {
         let is_mark = |action: &primary::Action| matches!(action, primary::Action::Mark { .. });
         while let Some(at) = self.actions.iter().position(is_mark) {
-            if let primary::Action::Mark { seq, .. } = self.actions.remove(at) {
+            if let primary::Action::Mark { seq, records } = self.actions.remove(at) {
+                self.marks += records.len();
                 let marked = primary::Event::Marked { seq };
                 self.primary.apply(marked, self.now, &mut self.actions);
             }
         }
     }
 
-    fn submit(&mut self, ticket: u64, operation: Operation) -> &mut Self {
+    pub(super) fn submit(&mut self, ticket: u64, operation: Operation) -> &mut Self {
         self.event(primary::Event::Submit {
             ticket: Ticket(ticket),
             operation,
         })
     }
 
-    fn answer(&mut self, number: u64, outcome: Outcome) -> &mut Self {
+    pub(super) fn answer(&mut self, number: u64, outcome: Outcome) -> &mut Self {
         let answer = Answer {
             number: Number(number),
             outcome,
@@ -150,7 +160,7 @@ impl Here {
         }))
     }
 
-    fn done(&mut self, slot: u64, outcome: Outcome) -> &mut Self {
+    pub(super) fn done(&mut self, slot: u64, outcome: Outcome) -> &mut Self {
         self.event(primary::Event::LocalDone {
             slot: Slot(slot),
             outcome,
@@ -158,7 +168,7 @@ impl Here {
     }
 
     /// Makes file `inode` in sync, with one number and one slot.
-    fn made(&mut self, inode: u64, order: u64) -> &mut Self {
+    pub(super) fn made(&mut self, inode: u64, order: u64) -> &mut Self {
         self.submit(1000 + inode, create(inode));
         self.answer(order, applied(0));
         self.done(order, applied(0));
@@ -187,7 +197,7 @@ impl Here {
         self
     }
 
-    fn replied(&self, ticket: u64) -> Option<Result<Applied, Errno>> {
+    pub(super) fn replied(&self, ticket: u64) -> Option<Result<Applied, Errno>> {
         self.actions.iter().find_map(|action| match action {
             primary::Action::Reply {
                 ticket: Ticket(of),
@@ -197,7 +207,7 @@ impl Here {
         })
     }
 
-    fn sent(&self) -> Vec<(u64, Operation)> {
+    pub(super) fn sent(&self) -> Vec<(u64, Operation)> {
         let sent = self.actions.iter().filter_map(|action| match action {
             primary::Action::Send(ToSecondary::Operation {
                 number, operation, ..
@@ -207,7 +217,7 @@ impl Here {
         sent.collect()
     }
 
-    fn applies(&self) -> Vec<u64> {
+    pub(super) fn applies(&self) -> Vec<u64> {
         let applies = self.actions.iter().filter_map(|action| match action {
             primary::Action::Apply { slot, .. } => Some(slot.0),
             _ => None,
@@ -215,7 +225,7 @@ impl Here {
         applies.collect()
     }
 
-    fn lost(&self) -> Option<&'static str> {
+    pub(super) fn lost(&self) -> Option<&'static str> {
         match self.primary.phase() {
             Phase::Deciding(loss) | Phase::Parting(loss) | Phase::Alone(loss) => Some(loss.kind.as_str()),
             _ => None,
@@ -389,7 +399,7 @@ fn the_secondarys_handles_are_kept_from_its_answers_until_the_inode_goes() {
     let known = |here: &Here, inode| here.primary.peer_handle(InodeId(inode)).cloned();
     let ticket = here.primary.begin_lookup(InodeId(1));
     here.primary
-        .looked_up(ticket, InodeId(3), &name("bound"))
+        .looked_up(ticket, InodeId(3), &name("bound"), Seen::default())
         .unwrap();
     // A create and a bind, answered in the other order; the write's own answer carries none.
     here.submit(1, create(2)).submit(2, write(3));

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{Durability, SyncMode};
 use crate::control::status::Standing;
+use crate::exclude::{PATTERNS_BYTES_MAX, PATTERNS_MAX};
 use crate::operation::{
     Applied, Attributes, COPY_BYTES_MAX, NAME_BYTES_MAX, Name, NodeKind, Outcome, Unlink, Victim,
     XATTR_BYTES_MAX, XattrMode, XattrName,
@@ -428,6 +429,7 @@ fn full_offers() -> Vec<Offer> {
                 nanoseconds: 999_999_999,
             },
         },
+        exclude: vec!["p".repeat(PATTERNS_BYTES_MAX / PATTERNS_MAX); PATTERNS_MAX],
     };
     vec![offer; DIRECTORIES_MAX]
 }
@@ -518,6 +520,7 @@ fn messages_of_a_copy_with_every_list_full_fit_their_frames() {
     let place = ToTarget::Place {
         directory: InodeId(u64::MAX),
         sole: false,
+        path: Default::default(),
         entries: vec![entry; NAMES_MAX],
     };
     place.encode().unwrap();

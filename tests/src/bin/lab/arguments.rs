@@ -200,6 +200,9 @@ pub enum Command {
         /// Primary and secondary [default: the first two hosts].
         #[arg(long, value_delimiter = ',', num_args = 1)]
         hosts: Vec<String>,
+        /// A pattern, as in a gitignore file, of what is not mirrored; may be given several times.
+        #[arg(long)]
+        exclude: Vec<String>,
     },
     /// A database under load, its host dies, the other one goes on; in a lab of its own. Fails if a commit is lost.
     Demo {

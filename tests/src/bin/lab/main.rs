@@ -118,6 +118,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
             local_stall,
             checkpoint,
             hosts,
+            exclude,
         } => {
             let options = MirrorOptions {
                 sync,
@@ -127,6 +128,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
                 local_stall,
                 checkpoint,
                 hosts: pair(hosts)?,
+                exclude,
             };
             open()?.mirror(&dir, &options)?;
         }
