@@ -131,6 +131,7 @@ impl Exclusions {
         let mut builder = GitignoreBuilder::new("");
         builder.allow_unclosed_class(false);
         let mut shapes = Vec::with_capacity(patterns.len());
+        let some_is_taken_back = patterns.iter().any(|pattern| pattern.starts_with('!'));
         for pattern in patterns {
             let fail = |problem: String| PatternError {
                 pattern: pattern.clone(),
@@ -140,7 +141,7 @@ impl Exclusions {
             builder
                 .add_line(None, pattern)
                 .map_err(|error| fail(format!("is no glob: {error}")))?;
-            shapes.push(shape(pattern));
+            shapes.push(shape(pattern, some_is_taken_back));
         }
         let rules = builder.build().map_err(|error| PatternError {
             pattern: patterns.join(", "),
@@ -235,16 +236,17 @@ fn glob(pattern: &str) -> &str {
     glob.strip_suffix('/').unwrap_or(glob)
 }
 
-fn shape(pattern: &str) -> Shape {
+fn shape(pattern: &str, some_is_taken_back: bool) -> Shape {
     let glob = glob(pattern);
     let is_anchored = pattern.trim_start_matches('!').starts_with('/');
     if !is_anchored && !glob.contains('/') {
         return Shape::Last(1);
     }
-    // What is right below matches already, and all the rest lies below that.
-    let glob = glob
-        .strip_suffix("/**")
-        .map_or(glob.to_owned(), |front| format!("{front}/*"));
+    let glob = match glob.strip_suffix("/**") {
+        // What is right below matches already, and all the rest lies below that; unless that is taken back.
+        Some(front) if !some_is_taken_back => format!("{front}/*"),
+        Some(_) | None => glob.to_owned(),
+    };
     let (rest, is_last) = match glob.strip_prefix("**/") {
         Some(rest) if !is_anchored => (rest, true),
         _ => (&*glob, false),
@@ -357,6 +359,7 @@ mod tests {
             (&["a/**/z"], old, new, Reach::Everything),
             (&["**/a/**/z"], old, new, Reach::Everything),
             (&["*.tmp", "!a/b/c"], old, new, Reach::Levels(2)),
+            (&["**/tmp/**", "!keep"], old, new, Reach::Everything),
         ];
         for (patterns, from, to, expected) in cases {
             assert_eq!(exclusions(patterns).reach(from, to), *expected, "{patterns:?}");

@@ -81,6 +81,8 @@ pub struct Verify<'a> {
     /// The replicated directories as people call them.
     tops: Vec<PathBuf>,
     known: Mutex<Known>,
+    /// Held while a name of a file with several is repaired.
+    linking: Mutex<()>,
 }
 
 /// What is remembered of the walk: each directory, and each file with several names.
@@ -88,6 +90,8 @@ pub struct Verify<'a> {
 struct Known {
     directories: HashMap<InodeId, Arc<Directory>>,
     links: HashMap<(u32, FileHandle), Linked>,
+    /// What each of them there is here.
+    links_there: HashMap<(u32, FileHandle), FileHandle>,
     /// When it repairs: what has another number of names, to be looked at once all names are the same.
     links_later: Vec<(Arc<Directory>, Name, findings::Mismatch)>,
 }
@@ -182,6 +186,7 @@ impl<'a> Verify<'a> {
             repair,
             tops,
             known: Mutex::default(),
+            linking: Mutex::default(),
         }
     }
 

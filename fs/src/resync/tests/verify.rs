@@ -447,6 +447,32 @@ fn directories_that_only_one_side_has_are_repaired_with_what_is_in_them() {
 }
 
 #[test]
+fn files_that_are_one_on_one_side_only_are_parted_and_joined() {
+    let pair = Pair::new(|path| {
+        for file in ["one", "two", "three", "four"] {
+            fs::write(path.join(file), "the same").unwrap();
+            touch(&path.join(file), 5);
+        }
+        fs::hard_link(path.join("one"), path.join("one-more")).unwrap();
+        touch(path, 6);
+    });
+    keep_time(pair.there(), || {
+        for (file, of) in [("two", "one"), ("four", "three")] {
+            fs::remove_file(pair.there().join(file)).unwrap();
+            fs::hard_link(pair.there().join(of), pair.there().join(file)).unwrap();
+        }
+    });
+    let found = pair.found();
+    // Which of two it is depends on which is looked at first.
+    for some in [["/one", "/two"], ["/three", "/four"]] {
+        let is_one =
+            |(path, aspect): &(String, Aspect)| some.contains(&&**path) && *aspect == Aspect::Identity;
+        assert!(found.iter().any(is_one), "{found:?}");
+    }
+    pair.assert_repaired();
+}
+
+#[test]
 fn a_directory_that_was_replaced_behind_the_back_is_repaired_where_it_is_now() {
     let pair = Pair::new(plant);
     let [here, there] = pair.stores();

@@ -110,14 +110,13 @@ impl<'a> Verify<'a> {
         Ok(node(&sight).map(|seen| seen.facts.mtime))
     }
 
-    /// The file was found under another name before, which leads elsewhere there.
+    /// The file was found under another name before, which leads elsewhere there; or the one there was.
     fn is_linked_elsewhere(&self, directory: &Directory, here: &Seen, there: &Seen) -> bool {
         let key = (directory.there.root, here.handle.clone());
         let known = self.known();
-        known
-            .links
-            .get(&key)
-            .is_some_and(|linked| linked.there != there.handle)
+        let linked = known.links.get(&key);
+        linked.is_some_and(|linked| linked.there != there.handle)
+            || known.is_another_here(directory, here, there)
     }
 
     /// What makes a node, or links it to another name of it, which is held by what this gives.

@@ -10,9 +10,8 @@ use crate::operation::{InodeId, Name, NodeKind};
 use crate::wire::bulk::{ToSource, ToTarget};
 use crate::wire::survey::{Seen, Sight, Spot};
 use std::collections::BTreeSet;
-use std::collections::hash_map::Entry;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 /// Names that are compared, and held if need be, at a time.
 pub(super) const NAMES_AT_A_TIME: usize = 128;
@@ -195,6 +194,16 @@ impl<'a> Verify<'a> {
             self.session.skipped_mount(&path);
             return Ok(None);
         }
+        let is_linked = |sight: &Sight| node(sight).is_some_and(|seen| seen.facts.links > 1);
+        // Two names of one file, made beside each other, would become two files.
+        let _one_at_a_time = (self.repair && (is_linked(&sighted.1) || is_linked(&sighted.2)))
+            .then(|| self.linking.lock().unwrap_or_else(PoisonError::into_inner));
+        if let (name, Sight::Node(here), Sight::Node(there)) = &sighted
+            && here.facts.kind == there.facts.kind
+        {
+            // Before it is compared: of two that are looked at beside each other one sees the other.
+            self.is_first_name(directory, name, here, there);
+        }
         let mut found = self.mismatches_of(directory, &sighted);
         if self.repair {
             let (links, others): (Vec<_>, Vec<_>) =
@@ -255,15 +264,15 @@ impl<'a> Verify<'a> {
             (Sight::Node(one), Sight::Node(other)) => {
                 let mut found = mismatches(&one.facts, &other.facts);
                 if self.is_linked_otherwise(directory, name, one, there) {
-                    let first = self
-                        .known()
-                        .links
-                        .get(&key(directory, one))
-                        .map(|linked| linked.directory.path_of(&linked.name));
-                    let first = first.unwrap_or_default();
+                    let known = self.known();
+                    let first = known.links.get(&key(directory, one));
+                    let first = first.map(|linked| linked.directory.path_of(&linked.name));
                     found.push(Mismatch::new(
                         Aspect::Identity,
-                        format!("one file with {first} here, another there"),
+                        match first {
+                            Some(first) => format!("one file with {first} here, another there"),
+                            None => "a file of its own here, one with others there".to_owned(),
+                        },
                     ));
                 }
                 found
@@ -271,7 +280,8 @@ impl<'a> Verify<'a> {
         }
     }
 
-    /// True when the file was found under another name before, and is something else there.
+    /// True when the file was found under another name before, and is something else there; or the one there was, and is
+    /// something else here.
     fn is_linked_otherwise(
         &self,
         directory: &Arc<Directory>,
@@ -284,10 +294,11 @@ impl<'a> Verify<'a> {
         };
         let known = self.known();
         let linked = known.links.get(&key(directory, here));
-        linked.is_some_and(|linked| {
+        let is_split = linked.is_some_and(|linked| {
             let is_first = linked.directory.inode == directory.inode && linked.name == *name;
             linked.there != there.handle && !is_first
-        })
+        });
+        is_split || known.is_another_here(directory, here, there)
     }
 
     fn certain(
@@ -363,20 +374,23 @@ impl<'a> Verify<'a> {
             return true;
         }
         let mut known = self.known();
-        match known.links.entry(key(directory, here)) {
-            Entry::Occupied(linked) => {
-                let linked = linked.get();
-                linked.directory.inode == directory.inode && linked.name == *name
-            }
-            Entry::Vacant(free) => {
-                free.insert(Linked {
-                    there: there.handle.clone(),
-                    directory: directory.clone(),
-                    name: name.clone(),
-                });
-                true
-            }
+        let (found_here, found_there) = (key(directory, here), key(directory, there));
+        if let Some(linked) = known.links.get(&found_here) {
+            return linked.directory.inode == directory.inode && linked.name == *name;
         }
+        if known.is_another_here(directory, here, there) {
+            return true;
+        }
+        known.links_there.insert(found_there, here.handle.clone());
+        known.links.insert(
+            found_here,
+            Linked {
+                there: there.handle.clone(),
+                directory: directory.clone(),
+                name: name.clone(),
+            },
+        );
+        true
     }
 
     /// The attributes of a replicated directory itself, which has no name.
@@ -563,6 +577,14 @@ fn leave_out(excluding: &Excluding<'_>, (name, here, there): &mut Sighted) {
 fn same_directory_time(here: &Seen, there: &mut Seen) {
     if here.facts.kind == NodeKind::Directory {
         there.facts.mtime = here.facts.mtime;
+    }
+}
+
+impl super::Known {
+    /// The file there was found under another name before, where another file is here.
+    pub(super) fn is_another_here(&self, directory: &Directory, here: &Seen, there: &Seen) -> bool {
+        let found = self.links_there.get(&key(directory, there));
+        found.is_some_and(|other| *other != here.handle)
     }
 }
 
