@@ -428,8 +428,8 @@ impl Shared {
                 });
             }
             Action::NoteClean => self.note("note the clean end of the session", |shared| {
-                // The primary notes its own end once it hears of this one.
-                shared.keeper.update(|record| record.end(End::Together))?;
+                // The primary has noted its own end before it asked.
+                shared.keeper.update(|record| record.end(End::Last))?;
                 Ok(())
             }),
             Action::NoteOutdated { generation, reason } => {

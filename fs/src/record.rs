@@ -68,7 +68,8 @@ pub struct Record {
     pub open: bool,
     /// This node has taken writes without its peer, on a generation of its own.
     pub peer_lacks_data: bool,
-    /// The last session ended cleanly, and this node was the last to leave it: nobody can have a newer copy.
+    /// The last session ended cleanly, and before this node left it the peer had noted that it does not begin without
+    /// this one: nobody can have a newer copy.
     pub newest: bool,
     /// The last session ended cleanly for this node only: the peer went on, perhaps alone.
     pub peer_stayed: bool,
@@ -112,10 +113,10 @@ pub enum CopyKind {
 /// How a session ended cleanly for this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The peer has ended it durably before: this node has the newest copy.
+    /// The peer has noted before that it leaves the next beginning to this node.
     Last,
-    /// The peer was about to end it as well.
-    Together,
+    /// This node leaves the next beginning to the peer.
+    HandedOver,
     /// The peer goes on without this node.
     PeerStays,
 }
@@ -240,8 +241,8 @@ impl Record {
         self.note = Some("it is being brought to the primary's state".into());
     }
 
-    /// The session has ended cleanly; everything is on disk. The secondary writes it first, then the primary,
-    /// which is the last to leave.
+    /// The session has ended cleanly; everything is on disk. The primary writes it first, then the secondary, which
+    /// is the one that may begin alone. So never may both.
     pub fn end(&mut self, end: End) {
         self.open = false;
         self.newest = end == End::Last;
@@ -295,12 +296,21 @@ impl Record {
         if self.newest {
             return None;
         }
-        // Where both have ended it, either may begin: neither has gone on alone, unless by another start like
-        // this.
         if self.peer_stayed {
             return Some("the peer went on when this node left their session: it may hold newer data".into());
         }
+        if self.handed_over() {
+            return Some(
+                "it left the next beginning to the peer when their session ended: the peer may have begun alone".into(),
+            );
+        }
         None
+    }
+
+    /// The peer alone may begin without this node; beside the peer this one may as well.
+    pub fn handed_over(&self) -> bool {
+        let ended_cleanly = self.generation.is_some() && !self.open && !self.peer_lacks_data;
+        self.standing == Standing::UpToDate && ended_cleanly && !self.newest && !self.peer_stayed
     }
 
     /// How many checkpoints the peer has counted at least, going by this record alone: a peer with fewer was brought back

@@ -569,6 +569,9 @@ impl Replicator {
                     let saved = self.saved(&inner.primary);
                     deferred.push_back(Deferred::NoteAlone(loss, saved));
                 }
+                Action::NoteHandedOver { checkpoints } => {
+                    deferred.push_back(Deferred::NoteHandedOver { checkpoints });
+                }
                 Action::Ended {
                     with_peer,
                     checkpoints,

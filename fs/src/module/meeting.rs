@@ -27,17 +27,22 @@ impl Module {
                 ),
             ));
         };
-        let (store, offers) = (replicator.store().clone(), self.offers(replicator.store())?);
+        let premises = self.premises(replicator.store())?;
+        replicator.connect(&self.endpoint, premises, overwrite).await?;
+        Ok(Reply::Done)
+    }
+
+    /// What a primary says of itself.
+    pub(super) fn premises(&self, store: &Store) -> Result<Premises, Refusal> {
+        let offers = self.offers(store)?;
         debug!(directories = store.directories(), "connecting");
-        let premises = Premises {
+        Ok(Premises {
             node: self.config.node.clone(),
             offers,
             // Nobody overwrites a primary.
             foreign: None,
             identities: admission::identities(),
-        };
-        replicator.connect(&self.endpoint, premises, overwrite).await?;
-        Ok(Reply::Done)
+        })
     }
 
     pub(super) fn order_copy(&self, order: CopyCommand) -> Result<Reply, Refusal> {

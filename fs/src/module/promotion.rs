@@ -13,6 +13,17 @@ use crate::wire::message::Generation;
 use std::sync::Arc;
 use tracing::{debug, info, warn};
 
+/// How a node begins that was in no session a moment ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    /// By itself.
+    Alone,
+    /// It has left that to the peer, and so begins beside it.
+    BesidePeer,
+    /// A person said so.
+    Forced,
+}
+
 impl Module {
     pub(super) async fn become_primary(
         self: &Arc<Self>,
@@ -32,24 +43,13 @@ impl Module {
         })
         .await
         .map_err(|error| system("look for programs in the directories", error))??;
-        let barred = || match self.keeper.current().bars_primary() {
-            Some(reason) if !force => Err(refusal(
-                RefusalKind::NotUpToDate,
-                format!(
-                    "{} cannot become primary: {reason}. Start it as secondary, or, if you know that this copy is the \
-                     one to keep, use --force: the other copy then needs a full copy",
-                    self.config.node
-                ),
-            )),
-            barred => Ok(barred.is_some()),
-        };
         let former = match role {
             Role::Secondary(receiver) => {
                 if !matches!(
                     receiver.view().phase,
                     secondary::Phase::Serving { copying: false, .. }
                 ) {
-                    barred()?;
+                    self.beginning(force)?;
                 }
                 let had_session = receiver.leave("it was told to become primary").await;
                 self.set_role(Role::Stopped { unlocked: false });
@@ -57,22 +57,41 @@ impl Module {
             }
             Role::Stopped { .. } | Role::Primary(_) => None,
         };
+        let mut beginning = Beginning::Alone;
         tokio::task::block_in_place(|| {
             if let Some(receiver) = former {
-                self.note_alone(
+                return self.note_alone(
                     "it was in sync when it was told to become primary",
                     Some(&receiver),
-                )
-            } else if barred()? {
-                self.note_alone("it was forced to become primary", None)
-            } else {
-                Ok(())
+                );
+            }
+            beginning = self.beginning(force)?;
+            match beginning {
+                Beginning::Forced => self.note_alone("it was forced to become primary", None),
+                Beginning::Alone | Beginning::BesidePeer => Ok(()),
             }
         })?;
-        let module = self.clone();
-        let (made, replicator) = tokio::task::spawn_blocking(move || module.mount_all())
+        let replicator = tokio::task::block_in_place(|| self.replicator())?;
+        if beginning == Beginning::BesidePeer
+            && let Err(refusal) = self.begin_beside_peer(&replicator).await
+        {
+            replicator.abandon();
+            return Err(refusal);
+        }
+        let (module, mounting) = (self.clone(), replicator.clone());
+        let made = tokio::task::spawn_blocking(move || module.mount_all(&mounting))
             .await
-            .map_err(|error| system("mount the directories", error))??;
+            .map_err(|error| system("mount the directories", error))?;
+        let made = match made {
+            Ok(made) => made,
+            Err(failure) => {
+                // Cleanly, if there is a session: nothing was written.
+                if let Err(error) = replicator.end().await {
+                    warn!(%error, "the session of a primary that could not mount");
+                }
+                return Err(failure);
+            }
+        };
         *self.shown() = made
             .iter()
             .map(|mount| Shown {
@@ -88,6 +107,43 @@ impl Module {
         self.follow(replicator.phases());
         self.set_role(Role::Primary(replicator));
         Ok(Reply::Done)
+    }
+
+    /// How this node may become primary, going by its record.
+    fn beginning(&self, force: bool) -> Result<Beginning, Refusal> {
+        let record = self.keeper.current();
+        match record.bars_primary() {
+            None => Ok(Beginning::Alone),
+            Some(_) if force => Ok(Beginning::Forced),
+            Some(_) if record.handed_over() => Ok(Beginning::BesidePeer),
+            Some(reason) => Err(refusal(
+                RefusalKind::NotUpToDate,
+                format!(
+                    "{} cannot become primary: {reason}. Start it as secondary, or, if you know that this copy is the \
+                     one to keep, use --force: the other copy then needs a full copy",
+                    self.config.node
+                ),
+            )),
+        }
+    }
+
+    /// Asks the peer, which may have begun alone meanwhile. Before anything is mounted: nobody reads an older copy.
+    async fn begin_beside_peer(&self, replicator: &Arc<Replicator>) -> Result<(), Refusal> {
+        let premises = self.premises(replicator.store())?;
+        let begun = replicator.begin_beside_peer(&self.endpoint, premises).await;
+        begun.map_err(|failure| {
+            let (node, peer) = (&self.config.node, &self.config.peer.node);
+            refusal(
+                RefusalKind::NotUpToDate,
+                format!(
+                    "{node} cannot become primary without {peer}, which it left the next beginning to when their last \
+                     session ended, and which may have begun alone since: {}. Start {peer} as secondary first, or make \
+                     it the primary; or, if you know that this copy is the one to keep, use --force: the other copy \
+                     then needs a full copy",
+                    failure.message
+                ),
+            )
+        })
     }
 
     /// Reports when somebody else takes a mount away (`umount` by hand, the kernel). The read-only cover below it
@@ -148,8 +204,8 @@ impl Module {
         Ok(())
     }
 
-    /// Mounts every directory, or none.
-    fn mount_all(&self) -> Result<(Vec<Mounted>, Arc<Replicator>), Refusal> {
+    /// What a primary is beside its mounts.
+    fn replicator(&self) -> Result<Arc<Replicator>, Refusal> {
         let store = self
             .store(Leftovers::Stay)
             .map_err(|error| system("open the directories", format!("{error:#}")))?;
@@ -159,14 +215,18 @@ impl Module {
                 .set_marker(index, &self.config.module)
                 .map_err(|error| system("mark the directories", error))?;
         }
-        let replicator = Replicator::new(Setup {
+        Ok(Replicator::new(Setup {
             config: self.config.clone(),
-            store: store.clone(),
+            store,
             keeper: self.keeper.clone(),
             reporter: self.reporter.clone(),
             runtime: self.runtime.clone(),
             maps: self.maps.clone(),
-        });
+        }))
+    }
+
+    /// Mounts every directory, or none.
+    fn mount_all(&self, replicator: &Arc<Replicator>) -> Result<Vec<Mounted>, Refusal> {
         let mut mounted = Vec::new();
         for (root_index, replicate) in self.config.replicate.iter().enumerate() {
             let options = MountOptions {
@@ -177,7 +237,7 @@ impl Module {
             };
             // Over the cover, so that there is no moment, at no end of the mount, in which the directory is open.
             let result = cover::cover(&replicate.dir)
-                .and_then(|()| Mounted::mount(options, store.clone(), replicator.clone()));
+                .and_then(|()| Mounted::mount(options, replicator.store().clone(), replicator.clone()));
             match result {
                 Ok(mount) => mounted.push(mount),
                 Err(error) => {
@@ -186,12 +246,11 @@ impl Module {
                             warn!(%error, "cannot take a mount down again");
                         }
                     }
-                    replicator.abandon();
                     self.cover_all();
                     return Err(system("mount", error));
                 }
             }
         }
-        Ok((mounted, replicator))
+        Ok(mounted)
     }
 }

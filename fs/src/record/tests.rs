@@ -174,7 +174,12 @@ fn a_parting_keeps_the_generation_that_was_shared_last_until_the_reunion() {
 #[test]
 fn only_an_up_to_date_clean_copy_or_the_last_alone_may_become_primary() {
     assert_eq!(Record::new("db").bars_primary(), None);
-    assert_eq!(copy(1).bars_primary(), None);
+    assert!(copy(1).bars_primary().is_some() && copy(1).handed_over());
+    let newest = Record {
+        newest: true,
+        ..copy(1)
+    };
+    assert_eq!(newest.bars_primary(), None);
     assert!(
         Record {
             open: true,
@@ -336,13 +341,23 @@ fn who_left_a_session_that_its_peer_went_on_with_does_not_start_alone() {
         record.end(end);
         record
     };
-    assert_eq!(ended(End::Together).bars_primary(), None);
+    let handed_over = ended(End::HandedOver);
+    assert!(
+        handed_over
+            .bars_primary()
+            .unwrap()
+            .contains("left the next beginning")
+    );
+    assert!(handed_over.handed_over());
     let mut last = ended(End::Last);
     assert!(last.newest);
     assert_eq!(last.bars_primary(), None);
     let mut left = ended(End::PeerStays);
+    assert!(!last.handed_over() && !left.handed_over());
     assert!(left.bars_primary().unwrap().contains("went on"));
     for record in [&mut last, &mut left] {
+        let fresh = Record::new("db");
+        assert!(fresh.bars_primary().is_none() && !fresh.handed_over());
         record.open_session(Generation([1; 16]), Role::Primary, HERE);
         assert!(!record.newest && !record.peer_stayed);
     }

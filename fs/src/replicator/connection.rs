@@ -23,6 +23,14 @@ pub(super) enum Unmet {
     Rejected(Rejection),
 }
 
+/// What a first call has led to.
+enum Met {
+    /// A session.
+    InSync,
+    /// The secondary is to be joined by a copy of this node's, and by nothing else.
+    NeedsCopy(Premises),
+}
+
 impl Replicator {
     /// Opens a session with the secondary; in sync when this returns. One that goes on already is enough.
     ///
@@ -34,21 +42,57 @@ impl Replicator {
         premises: Premises,
         overwrite: bool,
     ) -> Result<(), Refusal> {
-        let _one_at_a_time = match self.connecting.try_lock() {
+        let _one_at_a_time = self.one_connects().await;
+        let endpoint = self.endpoint.get_or_init(|| endpoint.clone());
+        if let Phase::Alone(_) | Phase::Parting(_) = self.view().phase {
+            return self.join_by_copy(endpoint, premises, overwrite).await;
+        }
+        match self.open_session(endpoint, premises, overwrite).await? {
+            Met::InSync => Ok(()),
+            Met::NeedsCopy(premises) => {
+                self.go_alone().await?;
+                self.join_by_copy(endpoint, premises, overwrite).await
+            }
+        }
+    }
+
+    /// Whether this node may begin beside its peer, which alone may begin without the other: in a session, or because the
+    /// peer itself says that its copy is to be made like this one.
+    ///
+    /// # Errors
+    /// When the peer cannot be asked, or it says no.
+    pub async fn begin_beside_peer(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        premises: Premises,
+    ) -> Result<(), Refusal> {
+        let _one_at_a_time = self.one_connects().await;
+        let endpoint = self.endpoint.get_or_init(|| endpoint.clone());
+        match self.open_session(endpoint, premises, false).await? {
+            Met::InSync | Met::NeedsCopy(_) => Ok(()),
+        }
+    }
+
+    async fn one_connects(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        match self.connecting.try_lock() {
             Ok(guard) => guard,
             Err(_) => {
                 // A copy that pauses before it begins anew does so now: whoever asks may have mended what was wrong.
                 self.copies.hasten.notify_one();
                 self.connecting.lock().await
             }
-        };
-        let endpoint = self.endpoint.get_or_init(|| endpoint.clone());
+        }
+    }
+
+    async fn open_session(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        premises: Premises,
+        overwrite: bool,
+    ) -> Result<Met, Refusal> {
         match self.view().phase {
             Phase::NoSession => {}
-            Phase::InSync { .. } => return Ok(()),
-            Phase::Alone(_) | Phase::Parting(_) => {
-                return self.join_by_copy(endpoint, premises, overwrite).await;
-            }
+            Phase::InSync { .. } => return Ok(Met::InSync),
             other => {
                 return Err(Refusal {
                     kind: RefusalKind::WrongRole,
@@ -78,8 +122,7 @@ impl Replicator {
         let met = match self.meet_settled(endpoint, &premises, session, &start).await {
             Err(Unmet::Rejected(rejection)) if by_copy(&rejection) => {
                 info!(%rejection, "the secondary is joined by a copy");
-                self.go_alone().await?;
-                return self.join_by_copy(endpoint, premises, overwrite).await;
+                return Ok(Met::NeedsCopy(premises));
             }
             met => met,
         };
@@ -129,7 +172,7 @@ impl Replicator {
             | Phase::Joining
             | Phase::Disconnected
             | Phase::Deciding(_)
-            | Phase::Failed { .. } => Ok(()),
+            | Phase::Failed { .. } => Ok(Met::InSync),
         }
     }
 

@@ -54,6 +54,24 @@ impl Replicator {
         }
     }
 
+    /// Everything is on disk on both nodes; the secondary is about to be told.
+    pub(super) fn note_handed_over(&self, checkpoints: u64) -> Event {
+        let noted = self.keeper.update(|record| {
+            // Lost meanwhile, the secondary begins nothing.
+            if !record.peer_lacks_data {
+                record.end(End::HandedOver);
+            }
+            record.checkpoint += checkpoints;
+        });
+        if let Err(error) = noted {
+            self.reporter.report(
+                What::Warning,
+                format!("the clean end could not be noted: {error}"),
+            );
+        }
+        Event::EndNoted
+    }
+
     pub(super) fn note_ended(&self, with_peer: bool, checkpoints: u64, saved: Option<Saved>) {
         let record = self.keeper.current();
         let alone = record.peer_lacks_data;
@@ -62,14 +80,10 @@ impl Replicator {
             Some(generation) if alone && record.tracked => self.save_map(saved, generation),
             Some(_) | None => record.tracked,
         };
-        if (with_peer || alone)
+        // With a secondary it was noted before that was told.
+        if alone
             && let Err(error) = self.keeper.update(|record| {
-                if alone {
-                    record.end_alone();
-                } else {
-                    // The secondary has noted its end before.
-                    record.end(End::Last);
-                }
+                record.end_alone();
                 record.tracked = tracked;
                 record.checkpoint += checkpoints;
             })

@@ -41,6 +41,9 @@ pub(super) enum Deferred {
     NoteVerify {
         reason: String,
     },
+    NoteHandedOver {
+        checkpoints: u64,
+    },
     NoteEnded {
         with_peer: bool,
         checkpoints: u64,
@@ -92,6 +95,7 @@ impl Replicator {
                 | Deferred::ClearMap
                 | Deferred::NoteVerify { .. }
                 | Deferred::NoteJoined
+                | Deferred::NoteHandedOver { .. }
                 | Deferred::NoteEnded { .. } => std::mem::take(&mut may_block),
             };
             if here {
@@ -163,6 +167,7 @@ impl Replicator {
                 self.note_verify(&reason);
                 return VecDeque::new();
             }
+            Deferred::NoteHandedOver { checkpoints } => self.note_handed_over(checkpoints),
             Deferred::NoteEnded {
                 with_peer,
                 checkpoints,

@@ -343,6 +343,7 @@ impl Primary {
                 self.copy_failed(LossKind::Told, "the primary ends".into(), actions);
                 self.ending.ask();
             }
+            Event::EndNoted => self.end_noted(),
         }
         self.drive(awake, actions);
         self.check_time(awake, actions);

@@ -70,8 +70,8 @@ pub(super) enum Work {
     NoteAlone(Loss, Option<Saved>),
     NoteCheckpoint(u64),
     NoteJoined,
+    NoteHandedOver(u64),
     NoteEnded {
-        with_peer: bool,
         checkpoints: u64,
         saved: Option<Saved>,
     },
@@ -276,16 +276,15 @@ impl World {
                     self.brought_over(at);
                 }
                 Action::CopyFailed(_) => side.granted = None,
+                Action::NoteHandedOver { checkpoints } => side.work.push(Work::NoteHandedOver(checkpoints)),
                 Action::Ended {
                     with_peer,
                     checkpoints,
                 } => {
                     let saved = side.saved();
-                    side.work.push(Work::NoteEnded {
-                        with_peer,
-                        checkpoints,
-                        saved,
-                    });
+                    self.told(at, &format!("ends, with its peer: {with_peer}"));
+                    let Some(side) = self.primary_side(at) else { return };
+                    side.work.push(Work::NoteEnded { checkpoints, saved });
                 }
                 Action::Forgotten(inodes) => {
                     for inode in &inodes {
@@ -391,26 +390,28 @@ impl World {
                 let change = |record: &mut Record| record.join(generation, Role::Primary, here);
                 self.write_record(at, change, After::Say(Box::new(Event::JoinNoted { generation })));
             }
-            Work::NoteEnded {
-                with_peer,
-                checkpoints,
-                saved,
-            } => {
+            Work::NoteHandedOver(checkpoints) => {
+                let change = |record: &mut Record| {
+                    if !record.peer_lacks_data {
+                        record.end(End::HandedOver);
+                    }
+                    record.checkpoint += checkpoints;
+                };
+                self.write_record(at, change, After::Say(Box::new(Event::EndNoted)));
+            }
+            Work::NoteEnded { checkpoints, saved } => {
                 let record = side.record.clone();
                 let alone = record.peer_lacks_data;
                 if let (Some(generation), true) = (record.generation, alone && record.tracked) {
                     let saved = saved.expect("a map that is complete");
                     self.machines[at].durable.map = Some(Saved { generation, ..saved });
                 }
-                if !with_peer && !alone {
+                if !alone {
                     self.primary_ended(at);
                     return true;
                 }
                 let change = |record: &mut Record| {
-                    match alone {
-                        true => record.end_alone(),
-                        false => record.end(End::Last),
-                    }
+                    record.end_alone();
                     record.checkpoint += checkpoints;
                 };
                 self.write_record(at, change, After::Over);

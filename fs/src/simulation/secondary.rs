@@ -363,7 +363,7 @@ impl World {
                 self.secondary_write(at, change, Then::Noted);
                 self.counts_again(at);
             }
-            Note::Clean => self.secondary_write(at, |record| record.end(End::Together), Then::Noted),
+            Note::Clean => self.secondary_write(at, |record| record.end(End::Last), Then::Noted),
             Note::Outdated(generation, reason) => {
                 self.secondary_write(at, |record| record.outdate(generation, &reason), Then::Noted);
             }

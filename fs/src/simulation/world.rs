@@ -639,13 +639,12 @@ impl World {
         match &stopped[..] {
             [at] => {
                 let patient = self.is_restored[*at] || self.random.percent(60);
-                // That both have ended cleanly does not say that the other has not begun anew.
-                let is_last = |record: &Record| record.newest || record.peer_lacks_data;
-                let is_last = self.machines[*at].record().is_some_and(is_last);
-                if !bars(self, *at) && is_last && !patient {
+                if !bars(self, *at) && !patient {
                     self.become_primary(*at);
                 }
             }
+            // Beside the peer whoever has left it the beginning may begin as well.
+            [one, _] if self.hands_over(*one) && self.random.percent(30) => self.become_primary(*one),
             [one, other] => match (bars(self, *one), bars(self, *other)) {
                 (false, true) if !self.is_restored[*one] => self.become_primary(*one),
                 (true, false) if !self.is_restored[*other] => self.become_primary(*other),
@@ -653,6 +652,10 @@ impl World {
             },
             _ => {}
         }
+    }
+
+    fn hands_over(&self, at: usize) -> bool {
+        self.machines[at].record().is_some_and(Record::handed_over)
     }
 
     fn state(&self, at: usize) -> CopyState {
@@ -676,13 +679,6 @@ impl World {
 
     /// Both may start, or neither: by what the records say to each other.
     fn choose_by_records(&mut self, one: usize, other: usize) {
-        // Whoever was the last to leave may start without its peer as well, so nobody starts the other one.
-        let is_last =
-            |world: &World, at: usize| world.machines[at].record().is_some_and(|record| record.newest);
-        let (one, other) = match is_last(self, other) {
-            true => (other, one),
-            false => (one, other),
-        };
         let (mine, its) = (self.state(one), self.state(other));
         let chosen = match (meet(&mine, &its), meet(&its, &mine)) {
             (Meeting::Equal | Meeting::Tracked | Meeting::Whole { .. }, _) => one,

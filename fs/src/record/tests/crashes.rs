@@ -122,20 +122,19 @@ fn in_a_swap_either_may_be_the_source_until_both_have_noted_it() {
 }
 
 #[test]
-fn at_a_clean_stop_who_has_noted_it_is_the_source_until_both_have() {
+fn at_a_clean_stop_who_has_noted_it_is_the_source_until_both_have_and_one_may_begin_alone() {
     let (mut primary, mut secondary) = (copy(1), copy(1));
     primary.open_session(SHARED, Role::Primary, HERE);
     secondary.open_session(SHARED, Role::Secondary, HERE);
-    secondary.end(End::Together);
-    assert!(primary.bars_primary().is_some());
+    primary.end(End::HandedOver);
+    assert!(primary.bars_primary().is_some() && secondary.bars_primary().is_some());
+    assert_eq!(after_a_crash(&primary, &secondary), whole(Whole::NotTracked));
+    assert_eq!(after_a_crash(&secondary, &primary), older(CRASHED));
+    secondary.end(End::Last);
+    assert!(secondary.newest && !primary.newest);
+    assert!(primary.handed_over() && primary.bars_primary().is_some());
     assert_eq!(secondary.bars_primary(), None);
-    assert_eq!(after_a_crash(&primary, &secondary), older(CRASHED));
-    assert_eq!(after_a_crash(&secondary, &primary), whole(Whole::NotTracked));
-    assert_eq!(while_the_primary_lives(&primary, &secondary), Meeting::Tracked);
-    primary.end(End::Last);
-    assert!(primary.newest && !secondary.newest);
     for (one, other) in [(&primary, &secondary), (&secondary, &primary)] {
-        assert_eq!(one.bars_primary(), None);
         assert_eq!(after_a_crash(one, other), Meeting::Equal);
     }
 }

@@ -1,4 +1,5 @@
-//! The clean end of a primary: everything settled, one checkpoint on both nodes, `End`, `Ended`.
+//! The clean end of a primary: everything settled, one checkpoint on both nodes, the note that the secondary is the one to
+//! begin next, `End`, `Ended`.
 
 use super::copying::Joining;
 use super::{Action, Primary, State};
@@ -18,6 +19,10 @@ pub(super) enum Ending {
     Checkpoint(Slot),
     /// The checkpoint is done.
     OnDisk,
+    /// That the secondary is the one to begin next is being written down.
+    Noting,
+    /// It is; the secondary is to be told.
+    Noted,
     /// The secondary was told.
     Handshake,
 }
@@ -41,7 +46,7 @@ impl Ending {
     pub(super) fn restart(&mut self) {
         match self {
             Ending::No | Ending::Draining | Ending::Checkpoint(_) => {}
-            Ending::OnDisk | Ending::Handshake => *self = Ending::Draining,
+            Ending::OnDisk | Ending::Noting | Ending::Noted | Ending::Handshake => *self = Ending::Draining,
         }
     }
 }
@@ -70,6 +75,12 @@ impl Primary {
                 true
             }
             (Ending::OnDisk, State::InSync { .. }) => {
+                self.ending = Ending::Noting;
+                let checkpoints = self.take_uncounted();
+                actions.push(Action::NoteHandedOver { checkpoints });
+                false
+            }
+            (Ending::Noted, State::InSync { .. }) => {
                 self.ending = Ending::Handshake;
                 actions.push(Action::Send(ToSecondary::End));
                 false
@@ -80,9 +91,22 @@ impl Primary {
                 true
             }
             (
-                Ending::No | Ending::Draining | Ending::Checkpoint(_) | Ending::OnDisk | Ending::Handshake,
+                Ending::No
+                | Ending::Draining
+                | Ending::Checkpoint(_)
+                | Ending::OnDisk
+                | Ending::Noting
+                | Ending::Noted
+                | Ending::Handshake,
                 _,
             ) => false,
+        }
+    }
+
+    /// The note of the end is on disk, or cannot be written.
+    pub(super) fn end_noted(&mut self) {
+        if self.ending == Ending::Noting {
+            self.ending = Ending::Noted;
         }
     }
 

@@ -198,6 +198,8 @@ pub enum Event {
     },
     /// Nothing more will be submitted: end cleanly once everything is settled.
     End,
+    /// What [`Action::NoteHandedOver`] asked for has ended.
+    EndNoted,
 }
 
 /// What the driver of a primary must do, in this order.
@@ -356,6 +358,13 @@ pub enum Action {
     NoteJoined,
     /// The copy is over before its end; this node goes on alone as before.
     CopyFailed(Loss),
+    /// Everything is on disk on both nodes, for the clean end. Write down durably that the session has ended and that the
+    /// next beginning is the secondary's, then say [`Event::EndNoted`], also when it cannot be written: then this node
+    /// counts as one that crashed.
+    NoteHandedOver {
+        /// Checkpoints that both nodes have and the record does not count yet.
+        checkpoints: u64,
+    },
     /// The clean end asked for by [`Event::End`].
     Ended {
         /// The secondary's copy ended cleanly too, and both are equal.

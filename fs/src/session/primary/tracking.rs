@@ -338,10 +338,16 @@ impl Primary {
 
     /// The end, with what is left to be counted.
     pub(super) fn ended(&mut self, with_peer: bool) -> Action {
+        let checkpoints = self.take_uncounted();
         Action::Ended {
             with_peer,
-            checkpoints: std::mem::take(&mut self.tracking.uncounted),
+            checkpoints,
         }
+    }
+
+    /// Checkpoints that both nodes have and the record does not count yet: it is about to.
+    pub(super) fn take_uncounted(&mut self) -> u64 {
+        std::mem::take(&mut self.tracking.uncounted)
     }
 
     pub(super) fn checkpoint_due(&self) -> Option<Duration> {

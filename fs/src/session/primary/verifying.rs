@@ -53,9 +53,12 @@ impl Primary {
         if self.verification.is_some() && !self.may_verify() {
             let reason = match self.ending {
                 Ending::No => "the pair is not in sync any more",
-                Ending::Draining | Ending::Checkpoint(_) | Ending::OnDisk | Ending::Handshake => {
-                    "the primary ends"
-                }
+                Ending::Draining
+                | Ending::Checkpoint(_)
+                | Ending::OnDisk
+                | Ending::Noting
+                | Ending::Noted
+                | Ending::Handshake => "the primary ends",
             };
             self.stop_verification(reason.to_owned(), actions);
         }

@@ -97,6 +97,7 @@ enum Work {
     NoteAlone,
     Mark(MarkSeq),
     NoteCheckpoint,
+    NoteEnd,
 }
 
 impl Pair {
@@ -185,6 +186,7 @@ impl Pair {
                 }
                 Action::Repairing => self.seen.repairs += 1,
                 Action::DiskFailing { .. } => self.seen.disk_failing += 1,
+                Action::NoteHandedOver { .. } => self.running_here.push(Work::NoteEnd),
                 Action::Ended { with_peer, .. } => self.seen.ended = Some(with_peer),
                 Action::Close { .. } => self.cut(),
                 Action::Forgotten(inodes) => {
@@ -455,6 +457,7 @@ impl Pair {
             }
             Work::Mark(seq) => self.primary(primary::Event::Marked { seq }),
             Work::NoteCheckpoint => self.primary(primary::Event::CheckpointNoted),
+            Work::NoteEnd => self.primary(primary::Event::EndNoted),
             Work::NoteAlone => {
                 let generation = Generation([2; 16]);
                 self.primary(primary::Event::Noted { generation });

@@ -857,6 +857,7 @@ fn events() -> Vec<(&'static str, primary::Event)> {
         ("unjoined", Event::JoinNoteFailed { reason: "x".into() }),
         ("completed", Event::Received(ToPrimary::Completed)),
         ("end", Event::End),
+        ("endnoted", Event::EndNoted),
     ]
 }
 
