@@ -3,6 +3,7 @@
 //! Written by `skd` (by the lab or by hand until then). Unknown keys are errors, so that a misspelt setting
 //! is not a silent default.
 
+use crate::record::split_brain::Policy;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -42,6 +43,10 @@ pub struct Config {
     /// compared again after a power failure.
     #[serde(default = "checkpoint", with = "humantime_serde")]
     pub checkpoint: Duration,
+    /// Whose changes stay when both nodes have taken writes apart from each other. That of the secondary counts, which
+    /// would lose its own.
+    #[serde(default)]
+    pub split_brain: Policy,
     /// Bytes of a file that are marked, and later copied back, as one: a power of two from 4096 to 8388608.
     #[serde(default = "extent_bytes")]
     pub extent_bytes: NonZeroU64,
@@ -234,6 +239,11 @@ impl Config {
             let problem =
                 format!("{extent} is not a power of two from {EXTENT_BYTES_MIN} to {EXTENT_BYTES_MAX}");
             return Err(value("extent_bytes", problem));
+        }
+        if self.split_brain == Policy::DiscardLeastChanges {
+            let problem = "\"discard-least-changes\" is not built yet; use \"keep-primary\", \
+                           \"discard-zero-changes\" or \"manual\"";
+            return Err(value("split_brain", problem.into()));
         }
         for replicate in &self.replicate {
             check_directory(&replicate.dir)?;

@@ -206,6 +206,7 @@ impl Module {
             self.runtime.clone(),
             self.endpoint.executor().clone(),
             self.config.extent_bytes,
+            self.config.split_brain,
         );
         self.follow(receiver.phases());
         self.set_role(Role::Secondary(receiver));

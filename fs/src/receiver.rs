@@ -12,7 +12,8 @@ use crate::control::event::{Reporter, What};
 use crate::latency::Ring;
 use crate::link::{self, Executor, Outbox};
 use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome};
-use crate::record::{CopyKind, End, Keeper, Record, Role};
+use crate::record::split_brain::{Change, Policy, Resolution};
+use crate::record::{CopyKind, End, Keeper, Loses, Record, Role, Split};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
 use crate::wire::frame::Message;
 use crate::wire::message::{
@@ -28,6 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, info, warn};
 
+mod archive;
 mod bulk;
 mod meeting;
 mod notes;
@@ -58,6 +60,11 @@ struct Shared {
     phase: watch::Sender<Phase>,
     /// Durable notes under way. Raised and lowered with `inner` held.
     notes: watch::Sender<usize>,
+    /// Whose changes stay after a split brain.
+    policy: Policy,
+    /// The revision of the record whose copy was put aside. Held while that is done. Nothing changes the copy between
+    /// that and the next write of the record.
+    put_aside: tokio::sync::Mutex<Option<u64>>,
 }
 
 struct Inner {
@@ -119,6 +126,7 @@ impl Receiver {
         runtime: Handle,
         executor: Executor,
         extent_bytes: NonZeroU64,
+        policy: Policy,
     ) -> Self {
         let inner = Inner {
             secondary,
@@ -142,6 +150,8 @@ impl Receiver {
             finishing: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Idle),
             notes: watch::Sender::new(0),
+            policy,
+            put_aside: tokio::sync::Mutex::default(),
         };
         Receiver {
             shared: Arc::new(shared),
@@ -176,7 +186,12 @@ impl Receiver {
         hello: Hello,
         premises: Premises,
     ) {
-        let warnings = match self.shared.admit(&hello, &premises) {
+        let admitted = match self.shared.admit(&hello, &premises) {
+            Ok((warnings, Loses::Nothing)) => Ok(warnings),
+            Ok((warnings, Loses::Changes)) => self.shared.put_aside().await.map(|()| warnings),
+            Err(rejection) => Err(rejection),
+        };
+        let warnings = match admitted {
             Ok(warnings) => warnings,
             Err(rejection) => {
                 let reason = rejection.to_string();

@@ -20,6 +20,7 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
+pub use admission::{Loses, Split};
 pub use boot::BootId;
 pub use file::{BadRecord, RecordError, RecordFile};
 pub use generation::BadGeneration;
@@ -35,8 +36,8 @@ use decision::CopyState;
 use serde::{Deserialize, Serialize};
 
 /// Version of the record. History: 1, the first, without what is said by `FormatOne` in `file.rs` to be
-/// missing; 2.
-const FORMAT: u32 = 2;
+/// missing; 2, without `changed_alone`; 3.
+const FORMAT: u32 = 3;
 
 /// What is durably known of this copy. The order of the fields is that of the bytes on the volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,10 @@ pub struct Record {
     pub history: History,
     /// Why `standing`, `open` or `peer_lacks_data` are as they are, for a person.
     pub note: Option<String>,
+    /// An application may have changed something here since this node is without its peer; false only where that is
+    /// certain. Durable before the first change is. The last field: format 2 ends before it.
+    #[serde(default)]
+    pub changed_alone: bool,
 }
 
 /// What a node was.
@@ -164,6 +169,7 @@ impl Record {
             durability: Durability::Memory,
             history: History::default(),
             note: None,
+            changed_alone: false,
         }
     }
 
@@ -181,6 +187,7 @@ impl Record {
         self.copy = None;
         self.open = true;
         self.peer_lacks_data = false;
+        self.changed_alone = false;
         self.tracked = false;
         self.note = None;
     }
@@ -188,7 +195,7 @@ impl Record {
     /// This node goes on without its peer, on a new line of writes unless it is on one of its own already.
     ///
     /// Whoever has made the map durable sets [`Record::tracked`] in the same write; after a first parting it
-    /// is false until then. What was not up-to-date has a gap in its map, and is up-to-date now because
+    /// is false until then. Whoever knows that nothing was changed clears [`Record::changed_alone`] in it. What was not up-to-date has a gap in its map, and is up-to-date now because
     /// somebody said so.
     pub fn part(&mut self, generation: Generation, note: String, here: Here) {
         let was_up_to_date = self.standing == Standing::UpToDate;
@@ -196,6 +203,7 @@ impl Record {
             self.base = self.generation.filter(|_| was_up_to_date);
             self.enter(generation);
             self.peer_lacks_data = true;
+            self.changed_alone = true;
             self.tracked = false;
             self.note = Some(note);
         }
@@ -232,6 +240,7 @@ impl Record {
         self.copy = Some(kind);
         self.open = true;
         self.peer_lacks_data = false;
+        self.changed_alone = false;
         self.tracked = false;
         self.note = Some("it is being brought to the primary's state".into());
     }
@@ -318,7 +327,17 @@ impl Record {
             history: self.history.clone(),
             empty: present.empty,
             foreign: present.foreign,
+            changed_alone: self.peer_lacks_data && self.changed_alone,
         }
+    }
+
+    /// A record of an earlier format says nothing of `changed_alone`: taken for the worse.
+    fn upgraded(mut self, format: u32) -> Self {
+        if format < FORMAT {
+            self.changed_alone = self.peer_lacks_data;
+            self.format = FORMAT;
+        }
+        self
     }
 
     fn enter(&mut self, generation: Generation) {

@@ -80,6 +80,8 @@ pub struct Replicator {
     /// The secondary has noted durably that its copy is outdated.
     peer_noted: AtomicBool,
     copies: copy::Copies,
+    /// It is certain, and noted, that nothing was changed since this node is alone.
+    unchanged: AtomicBool,
     maps: Arc<Maps>,
     marks: Arc<Marks>,
     /// One more than the count of checkpoints that a map read from disk remembers of the secondary; 0: that of this
@@ -157,7 +159,11 @@ impl Replicator {
             claims: HashMap::new(),
             copy_failure: None,
         };
-        let alone = setup.keeper.current().peer_lacks_data;
+        let record = setup.keeper.current();
+        let (alone, unchanged) = (
+            record.peer_lacks_data,
+            record.peer_lacks_data && !record.changed_alone,
+        );
         let replicator = Arc::new(Replicator {
             config: setup.config,
             store: setup.store,
@@ -171,6 +177,7 @@ impl Replicator {
             over: watch::Sender::new(false),
             peer_noted: AtomicBool::new(false),
             copies: copy::Copies::default(),
+            unchanged: AtomicBool::new(unchanged),
             maps: setup.maps,
             marks: Arc::default(),
             peer_counted: AtomicU64::new(0),
@@ -201,6 +208,13 @@ impl Replicator {
         operation: Operation,
         reply: impl FnOnce(Result<Applied, Errno>) + Send + 'static,
     ) {
+        if self.unchanged.load(Ordering::Acquire)
+            && !matches!(operation, Operation::Sync { .. })
+            && let Err(errno) = self.note_changed()
+        {
+            reply(Err(errno));
+            return;
+        }
         let reply: ReplyTo = if self.copies.pace.is_wanted() && !matches!(operation, Operation::Sync { .. }) {
             let (replicator, began) = (Arc::downgrade(self), Instant::now());
             Box::new(move |result| {

@@ -157,6 +157,7 @@ pub fn write_config(mirror: &Mirror, options: &MirrorOptions, node: Node) -> Res
         local_stall: options.local_stall.unwrap_or(Duration::from_secs(30)),
         checkpoint: options.checkpoint.unwrap_or(Duration::from_secs(5)),
         extent_bytes: skfs::config::EXTENT_BYTES_DEFAULT,
+        split_brain: skfs::record::split_brain::Policy::default(),
         peer: Peer {
             node: mirror.peer_of(&node.host).to_owned(),
             addresses: vec![SocketAddr::from((node.peer_address, mirror.port))],

@@ -68,6 +68,24 @@ pub enum What {
         /// The operation and its error.
         reason: String,
     },
+    /// Both nodes have taken writes apart from each other.
+    SplitBrain {
+        /// The primary has, or may have.
+        primary_changed: bool,
+        /// The secondary has, or may have.
+        secondary_changed: bool,
+        /// What is done: `keep-primary`, `keep-secondary` or `manual`.
+        resolution: String,
+    },
+    /// What a copy will overwrite was put aside, and is on disk.
+    Archived {
+        /// Where, as this node sees it while it is not mounted over.
+        path: String,
+        /// How many files, directories and other entries.
+        entries: u64,
+        /// Bytes of data in them.
+        bytes: u64,
+    },
     /// A peer or client was turned away.
     PeerRefused {
         /// Which rule.
@@ -107,12 +125,14 @@ impl Reporter {
             What::DiskFailing { .. } | What::PeerLost { .. } => tracing::error!(?what, "{message}"),
             What::WentAlone { .. }
             | What::PeerRefused { .. }
+            | What::SplitBrain { .. }
             | What::CopyInterrupted { .. }
             | What::Warning
             | What::Repairing
             | What::ConnectionLost => tracing::warn!(?what, "{message}"),
             What::StateChanged { .. }
             | What::InSync
+            | What::Archived { .. }
             | What::CopyBegun
             | What::CopyComplete { .. }
             | What::ConnectionResumed { .. }

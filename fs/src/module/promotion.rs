@@ -141,6 +141,8 @@ impl Module {
             .update(|record| {
                 record.part(generation, note.to_owned(), here);
                 record.tracked = tracked;
+                // Only what was in sync to the last is known to differ by nothing.
+                record.changed_alone = !tracked;
             })
             .map_err(|error| system("write the record", error))?;
         info!(%generation, note, "goes on alone");

@@ -1,12 +1,34 @@
 //! What a secondary says to the start of a session: what [`meet`] decides, in the words of the wire.
 
 use super::decision::{CopyState, Meeting, meet};
+use super::split_brain::{Change, Policy, Resolution, resolve};
 use super::{Present, Record};
+use crate::control::status::Standing;
 use crate::wire::message::{Rejection, Start};
+
+/// What the secondary loses by a session that it admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loses {
+    /// Nothing that the primary does not have.
+    Nothing,
+    /// Something, or it is not known: it is put aside first.
+    Changes,
+}
+
+/// Both nodes have taken writes apart from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// What the primary has changed.
+    pub primary: Change,
+    /// What the secondary has changed.
+    pub secondary: Change,
+    /// Whose changes stay.
+    pub resolution: Resolution,
+}
 
 impl Record {
     /// Whether a secondary with this record may begin a session as asked by a primary whose copy is `primary`.
-    /// `foreign` names a directory that holds files and no mark of this module.
+    /// `foreign` names a directory that holds files and no mark of this module; `policy` decides a split brain.
     ///
     /// # Errors
     /// [`Rejection::FullCopyNeeded`] when another start would be taken, a copy or a whole copy;
@@ -17,8 +39,10 @@ impl Record {
         foreign: Option<&str>,
         start: &Start,
         primary: &CopyState,
-    ) -> Result<(), Rejection> {
-        let meeting = meet(primary, &self.state(present));
+        policy: Policy,
+    ) -> Result<Loses, Rejection> {
+        let ours = self.state(present);
+        let meeting = meet(primary, &ours);
         let needed = |why: String| Err(Rejection::FullCopyNeeded(why));
         match (start, meeting) {
             (Start::Resume { .. }, _) => Err(Rejection::UnknownSession),
@@ -28,23 +52,38 @@ impl Record {
                     tracked: false,
                     ..
                 },
-                _,
-            )
-            | (Start::Fresh { .. }, Meeting::Equal) => Ok(()),
-            (Start::Copy { tracked: true, .. }, Meeting::Tracked) => Ok(()),
-            (
+                meeting,
+            ) => Ok(self.loses(&ours, primary, meeting)),
+            (Start::Fresh { .. }, Meeting::Equal)
+            | (Start::Copy { tracked: true, .. }, Meeting::Tracked)
+            | (
                 Start::Copy { tracked: false, .. },
                 Meeting::Equal | Meeting::Tracked | Meeting::Whole { .. },
-            ) => Ok(()),
+            ) => Ok(Loses::Nothing),
             (Start::Fresh { .. }, Meeting::Tracked) => needed("they parted, and one of them went on".into()),
             (Start::Fresh { .. } | Start::Copy { .. }, Meeting::Whole { why }) => needed(why.to_string()),
             (Start::Copy { tracked: true, .. }, Meeting::Equal) => {
                 needed("nothing is known of what differs".into())
             }
             (Start::Fresh { .. } | Start::Copy { .. }, Meeting::SplitBrain { .. }) => {
-                Err(Rejection::WouldOverwrite(
-                    "it has taken writes of its own, which the primary does not have".into(),
-                ))
+                match (self.weigh(primary, policy).resolution, start) {
+                    (Resolution::KeepPrimary, Start::Copy { tracked: false, .. }) => {
+                        Ok(self.loses(&ours, primary, meeting))
+                    }
+                    (Resolution::KeepPrimary, _) => {
+                        needed("both have taken writes, so that everything is compared".into())
+                    }
+                    (Resolution::KeepSecondary, _) => Err(Rejection::WouldOverwrite(
+                        "split brain: it has taken writes of its own, and the primary has changed nothing; to keep \
+                         them, demote the primary and make this node the primary"
+                            .into(),
+                    )),
+                    (Resolution::Manual, _) => Err(Rejection::WouldOverwrite(
+                        "split brain: it has taken writes of its own, which the primary does not have. To keep \
+                         these, make this node the primary and the other its secondary"
+                            .into(),
+                    )),
+                }
             }
             (Start::Fresh { .. } | Start::Copy { .. }, Meeting::PrimaryIsOlder { why }) => {
                 Err(Rejection::WouldOverwrite(why.to_string()))
@@ -56,6 +95,53 @@ impl Record {
                 }
                 Err(Rejection::WouldOverwrite(text))
             }
+        }
+    }
+
+    /// The split brain that a primary's call shows, if it does.
+    pub fn split(&self, present: &Present, primary: &CopyState, policy: Policy) -> Option<Split> {
+        match meet(primary, &self.state(present)) {
+            Meeting::SplitBrain { .. } => Some(self.weigh(primary, policy)),
+            Meeting::Equal
+            | Meeting::Tracked
+            | Meeting::Whole { .. }
+            | Meeting::PrimaryIsOlder { .. }
+            | Meeting::Refused { .. } => None,
+        }
+    }
+
+    /// That a side changed nothing is certain only where both parted from one line with all of it: a copy that had
+    /// lost what was answered on that line would not be told from one that was never changed.
+    pub(super) fn weigh(&self, primary: &CopyState, policy: Policy) -> Split {
+        let is_certain =
+            self.tracked && primary.tracked && primary.base.is_some() && self.base == primary.base;
+        let change = |may_have: bool| match is_certain && !may_have {
+            true => Change::NOTHING,
+            false => Change::SOMETHING,
+        };
+        let ours = change(self.changed_alone);
+        let theirs = change(primary.changed_alone || !primary.wrote_alone);
+        Split {
+            primary: theirs,
+            secondary: ours,
+            resolution: resolve(policy, &theirs, &ours),
+        }
+    }
+
+    fn loses(&self, ours: &CopyState, primary: &CopyState, meeting: Meeting) -> Loses {
+        match meeting {
+            Meeting::Equal | Meeting::Tracked | Meeting::Whole { .. } => Loses::Nothing,
+            Meeting::SplitBrain { .. } => match self.weigh(primary, Policy::Manual).secondary {
+                Change::NOTHING => Loses::Nothing,
+                _ => Loses::Changes,
+            },
+            // What a copy has left mixed was put aside before that began.
+            Meeting::PrimaryIsOlder { .. } | Meeting::Refused { .. }
+                if ours.empty || self.standing == Standing::Inconsistent =>
+            {
+                Loses::Nothing
+            }
+            Meeting::PrimaryIsOlder { .. } | Meeting::Refused { .. } => Loses::Changes,
         }
     }
 }

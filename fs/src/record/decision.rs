@@ -50,6 +50,8 @@ pub struct CopyState {
     pub empty: bool,
     /// One of its directories holds files and no mark of this module.
     pub foreign: bool,
+    /// It may have changed something without its peer; false only where it is certain that it has not.
+    pub changed_alone: bool,
 }
 
 /// What is to be done with a pair of copies. The variants that name no reason are free of doubt.

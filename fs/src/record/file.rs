@@ -190,6 +190,7 @@ impl From<FormatOne> for Record {
             open: old.open,
             peer_lacks_data: old.peer_lacks_data,
             note: old.note,
+            changed_alone: old.peer_lacks_data,
             ..Record::new(&old.module)
         }
     }
@@ -230,7 +231,9 @@ impl Record {
         let AnyFormat { format } = serde_json::from_slice(text).map_err(damaged)?;
         match format {
             1 => Ok(serde_json::from_slice::<FormatOne>(text).map_err(damaged)?.into()),
-            FORMAT => serde_json::from_slice(text).map_err(damaged),
+            2 | FORMAT => Ok(serde_json::from_slice::<Record>(text)
+                .map_err(damaged)?
+                .upgraded(format)),
             other => Err(BadRecord::Format(other)),
         }
     }

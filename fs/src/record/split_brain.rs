@@ -79,6 +79,17 @@ pub fn resolve(policy: Policy, primary: &Change, secondary: &Change) -> Resoluti
 const NOTHING: (u64, u64) = (0, 0);
 
 impl Change {
+    /// It is certain that nothing was changed.
+    pub const NOTHING: Change = Change {
+        inodes: Some(0),
+        bytes: Some(0),
+    };
+    /// Something was, or may have been; how much is not weighed.
+    pub const SOMETHING: Change = Change {
+        inodes: Some(1),
+        bytes: Some(1),
+    };
+
     fn weight(&self) -> Option<(u64, u64)> {
         Some((self.bytes?, self.inodes?))
     }

@@ -4,6 +4,7 @@ mod crashes;
 mod places;
 
 use super::file::FILE;
+use super::split_brain::{Policy, Resolution};
 use super::*;
 use crate::wire::message::{Rejection, Start};
 
@@ -65,12 +66,13 @@ fn a_damaged_or_newer_record_is_an_error_and_never_a_new_copy() {
         ..copy(1)
     };
     std::fs::write(dir.path().join(FILE), serde_json::to_vec(&newer).unwrap()).unwrap();
-    assert!(file.load().unwrap_err().to_string().contains("format is 3"));
+    assert!(file.load().unwrap_err().to_string().contains("format is 4"));
 }
 
 /// What a secondary says to a primary of generation 2, which parted from 1 and wrote alone.
 fn answer(secondary: &Record, primary: &CopyState, start: &Start) -> Result<(), Rejection> {
-    secondary.admits(&present(), None, start, primary)
+    let admitted = secondary.admits(&present(), None, start, primary, Policy::default());
+    admitted.map(drop)
 }
 
 fn alone() -> CopyState {
@@ -144,7 +146,13 @@ fn what_somebody_could_miss_is_overwritten_only_when_told() {
         foreign: true,
         ..present()
     };
-    let said = copy(1).admits(&foreign, Some("/srv/x"), &copies(false, false), &alone());
+    let said = copy(1).admits(
+        &foreign,
+        Some("/srv/x"),
+        &copies(false, false),
+        &alone(),
+        Policy::Manual,
+    );
     assert!(said.unwrap_err().to_string().contains("/srv/x"));
 }
 
@@ -373,4 +381,91 @@ fn present() -> Present {
         empty: false,
         foreign: false,
     }
+}
+
+/// A copy that was promoted and went on from generation 1 with all that the pair had.
+fn promoted(changed_alone: bool) -> Record {
+    let mut record = copy(1);
+    record.part(Generation([3; 16]), "promoted".into(), HERE);
+    record.tracked = true;
+    record.changed_alone = changed_alone;
+    record
+}
+
+#[test]
+fn a_secondary_that_changed_nothing_alone_is_joined_and_loses_nothing() {
+    let quiet = promoted(false);
+    let say = |start: &Start| quiet.admits(&present(), None, start, &alone(), Policy::default());
+    assert!(matches!(
+        say(&copies(true, false)),
+        Err(Rejection::FullCopyNeeded(_))
+    ));
+    assert_eq!(say(&copies(false, false)), Ok(Loses::Nothing));
+    assert_eq!(say(&copies(false, true)), Ok(Loses::Nothing));
+    let manual = quiet.admits(&present(), None, &copies(false, false), &alone(), Policy::Manual);
+    assert!(matches!(manual, Err(Rejection::WouldOverwrite(_))), "{manual:?}");
+}
+
+#[test]
+fn that_nothing_was_changed_alone_counts_only_where_both_maps_are_whole_from_one_base() {
+    let gap = CopyState {
+        tracked: false,
+        ..alone()
+    };
+    let elsewhere = CopyState {
+        base: Some(Generation([7; 16])),
+        ..alone()
+    };
+    let quiet = promoted(false);
+    let untracked = Record {
+        tracked: false,
+        ..promoted(false)
+    };
+    for (secondary, primary) in [(&quiet, gap), (&quiet, elsewhere), (&untracked, alone())] {
+        let split = secondary.weigh(&primary, Policy::default());
+        assert_eq!(split.resolution, Resolution::Manual, "{split:?}");
+    }
+}
+
+#[test]
+fn what_a_secondary_changed_alone_is_put_aside_by_policy_and_by_order() {
+    let own = promoted(true);
+    let say = |overwrite, policy| own.admits(&present(), None, &copies(false, overwrite), &alone(), policy);
+    assert_eq!(say(false, Policy::KeepPrimary), Ok(Loses::Changes));
+    for policy in [Policy::DiscardZeroChanges, Policy::Manual] {
+        let said = say(false, policy);
+        assert!(matches!(said, Err(Rejection::WouldOverwrite(_))), "{said:?}");
+        assert_eq!(say(true, policy), Ok(Loses::Changes));
+    }
+}
+
+#[test]
+fn a_primary_that_changed_nothing_is_told_to_change_roles() {
+    let quiet = CopyState {
+        changed_alone: false,
+        ..alone()
+    };
+    let split = promoted(true)
+        .split(&present(), &quiet, Policy::default())
+        .unwrap();
+    assert_eq!(split.resolution, Resolution::KeepSecondary);
+    let said = promoted(true).admits(&present(), None, &copies(false, false), &quiet, Policy::default());
+    assert!(
+        said.unwrap_err()
+            .to_string()
+            .contains("the primary has changed nothing")
+    );
+}
+
+#[test]
+fn a_record_of_the_second_format_counts_as_changed_alone() {
+    let old = Record {
+        format: 2,
+        ..promoted(false)
+    };
+    let read = Record::from_volume(&old.to_volume().unwrap()).unwrap();
+    assert!(read.changed_alone && read.format == FORMAT);
+    let mut json = serde_json::to_value(&old).unwrap();
+    json.as_object_mut().unwrap().remove("changed_alone");
+    assert_eq!(Record::parse(json.to_string().as_bytes()).unwrap(), read);
 }

@@ -60,7 +60,7 @@ impl Record {
         // The first byte is the format, whatever follows in later ones.
         match bytes.first() {
             None => return Err(damaged("it is empty")),
-            Some(&format) if u32::from(format) != FORMAT => {
+            Some(&format) if !(2..=FORMAT).contains(&u32::from(format)) => {
                 return Err(match format {
                     0 => damaged("it has no format"),
                     format => BadRecord::Format(format.into()),
@@ -80,7 +80,9 @@ impl Record {
         }
         let (record, _) = postcard::take_from_bytes::<Record>(body)
             .map_err(|error| BadRecord::Damaged(error.to_string()))?;
-        Ok(record)
+        // What format 2 lacks is read from the zeros behind it.
+        let format = record.format;
+        Ok(record.upgraded(format))
     }
 }
 

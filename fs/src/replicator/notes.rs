@@ -32,6 +32,24 @@ impl Replicator {
         }
     }
 
+    /// The first change since this node is alone: that there is one is durable before it is.
+    pub(super) fn note_changed(&self) -> Result<(), Errno> {
+        match self
+            .keeper
+            .update(|record| record.changed_alone = record.peer_lacks_data)
+        {
+            Ok(_) => {
+                self.unchanged.store(false, Ordering::Release);
+                Ok(())
+            }
+            Err(error) => {
+                let message = format!("a change is refused, since it cannot be noted: {error}");
+                self.reporter.report(What::Warning, message);
+                Err(Errno(libc::EIO))
+            }
+        }
+    }
+
     pub(super) fn note_verify(&self, reason: &str) {
         let note = format!("what was written last may not be on the disk: {reason}");
         if let Err(error) = self.keeper.devalue(|record| record.distrust(note)) {

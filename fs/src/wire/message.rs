@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Version of everything in this file. A node refuses a peer of another version, naming both.
 ///
 /// History: 1, the first; 2, checkpoints and tracked copies.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// A session: one order of operations from one primary process to one secondary process. Random.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]

@@ -497,6 +497,7 @@ fn copy_state() -> impl Strategy<Value = CopyState> {
                 former.into_iter().for_each(|generation| history.push(generation));
                 history
             },
+            changed_alone: flags[3],
             empty: flags[7],
             foreign: flags[2],
         },

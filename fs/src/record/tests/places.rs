@@ -247,7 +247,7 @@ fn what_is_damaged_everywhere_of_a_later_version_or_of_another_module_is_an_erro
     set(volume, &value);
     assert!(matches!(
         places.open_as("db"),
-        Err(RecordError::Newer { format: 3, .. })
+        Err(RecordError::Newer { format: 4, .. })
     ));
     assert_eq!(
         places.take().volumes[0].as_ref(),

@@ -401,6 +401,7 @@ fn full_copy() -> CopyState {
         history,
         empty: true,
         foreign: true,
+        changed_alone: true,
     }
 }
 
