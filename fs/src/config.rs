@@ -4,6 +4,7 @@
 //! is not a silent default.
 
 use crate::exclude::{Exclusions, PerDirectory};
+use crate::record::split_brain::Policy;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -43,6 +44,10 @@ pub struct Config {
     /// compared again after a power failure.
     #[serde(default = "checkpoint", with = "humantime_serde")]
     pub checkpoint: Duration,
+    /// Whose changes stay when both nodes have taken writes apart from each other. That of the secondary counts, which
+    /// would lose its own.
+    #[serde(default)]
+    pub split_brain: Policy,
     /// Bytes of a file that are marked, and later copied back, as one: a power of two from 4096 to 8388608.
     #[serde(default = "extent_bytes")]
     pub extent_bytes: NonZeroU64,

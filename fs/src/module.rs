@@ -3,6 +3,7 @@
 //! Changes of role are serialised by `Module::mounts`; `status` and the network never wait for them, they look
 //! at `Module::role`, which is replaced whole.
 
+mod archives;
 mod demotion;
 mod directories;
 mod exclusions;
@@ -208,7 +209,7 @@ impl Module {
             self.reporter.clone(),
             self.runtime.clone(),
             self.endpoint.executor().clone(),
-            self.config.extent_bytes,
+            &self.config,
         );
         self.follow(receiver.phases());
         self.set_role(Role::Secondary(receiver));
@@ -238,6 +239,7 @@ impl Module {
             Command::Connect { overwrite } => self.connect(overwrite).await,
             Command::Copy(order) => self.order_copy(order),
             Command::Verify(order) => self.verify(order).await,
+            Command::Archives(order) => self.archives(order).await,
             Command::GoAlone => self.go_alone().await,
             Command::Demote => self.demote(false).await,
             Command::Unlock => self.unlock().await,

@@ -8,11 +8,13 @@
 use crate::admission;
 use crate::backing::Store;
 use crate::clock;
+use crate::config::Config;
 use crate::control::event::{Reporter, What};
 use crate::latency::Ring;
 use crate::link::{self, Executor, Outbox};
 use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome};
-use crate::record::{CopyKind, End, Keeper, Record, Role};
+use crate::record::split_brain::{Change, Policy, Resolution};
+use crate::record::{CopyKind, End, Keeper, Loses, Record, Role, Split};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
 use crate::wire::frame::Message;
 use crate::wire::message::{
@@ -20,7 +22,6 @@ use crate::wire::message::{
 };
 use anyhow::Context;
 use std::collections::{HashMap, VecDeque};
-use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, info, warn};
 
+mod archive;
 mod bulk;
 mod meeting;
 mod notes;
@@ -58,6 +60,13 @@ struct Shared {
     phase: watch::Sender<Phase>,
     /// Durable notes under way. Raised and lowered with `inner` held.
     notes: watch::Sender<usize>,
+    /// Whose changes stay after a split brain.
+    policy: Policy,
+    /// That the last call has shown.
+    split: Mutex<Option<Split>>,
+    /// The revision of the record whose copy was put aside. Held while that is done. Nothing changes the copy between
+    /// that and the next write of the record.
+    put_aside: tokio::sync::Mutex<Option<u64>>,
 }
 
 struct Inner {
@@ -96,6 +105,8 @@ pub struct Premises {
     pub foreign: Option<String>,
     /// This node's users and groups.
     pub identities: Identities,
+    /// What this node, a secondary, has changed without its peer.
+    pub changed: Change,
 }
 
 /// What the status shows of a secondary.
@@ -118,8 +129,9 @@ impl Receiver {
         reporter: Reporter,
         runtime: Handle,
         executor: Executor,
-        extent_bytes: NonZeroU64,
+        config: &Config,
     ) -> Self {
+        let (extent_bytes, policy) = (config.extent_bytes, config.split_brain);
         let inner = Inner {
             secondary,
             present: None,
@@ -142,10 +154,18 @@ impl Receiver {
             finishing: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Idle),
             notes: watch::Sender::new(0),
+            policy,
+            split: Mutex::default(),
+            put_aside: tokio::sync::Mutex::default(),
         };
         Receiver {
             shared: Arc::new(shared),
         }
+    }
+
+    /// The split brain that the last call of the primary has shown.
+    pub fn split(&self) -> Option<Split> {
+        *self.shared.split.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the status shows.
@@ -176,7 +196,12 @@ impl Receiver {
         hello: Hello,
         premises: Premises,
     ) {
-        let warnings = match self.shared.admit(&hello, &premises) {
+        let admitted = match self.shared.admit(&hello, &premises) {
+            Ok((warnings, Loses::Nothing)) => Ok(warnings),
+            Ok((warnings, Loses::Changes)) => self.shared.put_aside().await.map(|()| warnings),
+            Err(rejection) => Err(rejection),
+        };
+        let warnings = match admitted {
             Ok(warnings) => warnings,
             Err(rejection) => {
                 let reason = rejection.to_string();

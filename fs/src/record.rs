@@ -20,6 +20,7 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
+pub use admission::{Loses, Split};
 pub use boot::BootId;
 pub use file::{BadRecord, RecordError, RecordFile};
 pub use generation::BadGeneration;
@@ -33,6 +34,7 @@ use crate::control::status::Standing;
 use crate::wire::message::Generation;
 use decision::CopyState;
 use serde::{Deserialize, Serialize};
+use split_brain::Change;
 
 /// Version of the record. History: 1, the first, without what is said by `FormatOne` in `file.rs` to be
 /// missing; 2.
@@ -145,6 +147,8 @@ pub struct Present {
     pub empty: bool,
     /// A directory holds files and no mark of the module.
     pub foreign: bool,
+    /// What the map says that was changed without the peer. Counts only of a node that went on alone.
+    pub changed: Change,
 }
 
 impl Record {
@@ -343,6 +347,11 @@ impl Record {
             history: self.history.clone(),
             empty: present.empty,
             foreign: present.foreign,
+            changed: if self.peer_lacks_data {
+                present.changed
+            } else {
+                Change::UNKNOWN
+            },
         }
     }
 

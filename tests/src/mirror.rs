@@ -3,6 +3,7 @@
 use crate::error::{Attempt, Result};
 use serde::{Deserialize, Serialize};
 use skfs::config::{Config, Durability, OnPeerLoss, Peer, Replicate, SyncMode, Tls};
+use skfs::record::split_brain::Policy;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub struct MirrorOptions {
     pub hosts: Option<[String; 2]>,
     /// Patterns of what is not mirrored.
     pub exclude: Vec<String>,
+    /// Whose changes stay after a split brain.
+    pub split_brain: Policy,
 }
 
 impl Default for MirrorOptions {
@@ -43,6 +46,7 @@ impl Default for MirrorOptions {
             checkpoint: None,
             hosts: None,
             exclude: Vec::new(),
+            split_brain: Policy::default(),
         }
     }
 }
@@ -162,6 +166,7 @@ pub fn write_config(mirror: &Mirror, options: &MirrorOptions, node: Node) -> Res
         local_stall: options.local_stall.unwrap_or(Duration::from_secs(30)),
         checkpoint: options.checkpoint.unwrap_or(Duration::from_secs(5)),
         extent_bytes: skfs::config::EXTENT_BYTES_DEFAULT,
+        split_brain: options.split_brain,
         peer: Peer {
             node: mirror.peer_of(&node.host).to_owned(),
             addresses: vec![SocketAddr::from((node.peer_address, mirror.port))],

@@ -200,7 +200,7 @@ impl Lab {
     pub(crate) fn skfs_status(&self, host: &str, mirror: &Mirror) -> Result<Status> {
         match self.tell(host, mirror, STATUS_LIMIT, Command::Status)? {
             Reply::Status(status) => Ok(*status),
-            Reply::Done | Reply::Verification(_) => refused(format!(
+            Reply::Done | Reply::Verification(_) | Reply::Archives(_) => refused(format!(
                 "skfs on host {host} answered a question for its status with something else"
             )),
         }

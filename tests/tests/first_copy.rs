@@ -421,7 +421,7 @@ fn a_secondary_with_writes_of_its_own_is_not_overwritten_unasked() {
         .unwrap_err()
         .to_string();
     assert!(
-        refusal.contains("of its own") && refusal.contains("--overwrite"),
+        refusal.contains("split brain") && refusal.contains("--overwrite"),
         "{refusal}"
     );
     pair.lab

@@ -73,7 +73,7 @@ impl Drop for Frozen<'_> {
 fn status(pair: &Pair, host: &str) -> Status {
     match pair.lab.command(host, &pair.dir, Command::Status).unwrap() {
         Reply::Status(status) => *status,
-        Reply::Done | Reply::Verification(_) => panic!("a status was asked for"),
+        Reply::Done | Reply::Verification(_) | Reply::Archives(_) => panic!("a status was asked for"),
     }
 }
 

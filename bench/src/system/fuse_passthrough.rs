@@ -79,6 +79,7 @@ fn config(directory: &Path, own: &Path, certificates: &Path, address: Ipv4Addr) 
         local_stall: Duration::from_secs(30),
         checkpoint: Duration::from_secs(5),
         extent_bytes: skfs::config::EXTENT_BYTES_DEFAULT,
+        split_brain: skfs::record::split_brain::Policy::default(),
         peer: Peer {
             node: PEER.into(),
             addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 9))],

@@ -74,7 +74,7 @@ impl System for Sidekick {
                 "the pair is not in sync any more: {}",
                 status.reason.unwrap_or_else(|| "no reason is given".into())
             ),
-            Reply::Done | Reply::Verification(_) => {
+            Reply::Done | Reply::Verification(_) | Reply::Archives(_) => {
                 anyhow::bail!("skfs answered a question for its status with something else")
             }
         }

@@ -10,6 +10,7 @@
 mod abilities;
 mod acl;
 mod apply;
+mod archive;
 mod background;
 mod blocks;
 mod checkpoint;
@@ -42,6 +43,7 @@ mod written;
 pub(crate) mod tests;
 
 pub use acl::{Inherited, inherit};
+pub use archive::{ArchiveError, Archived, Occasion};
 pub use blocks::{Segment, has_zero_page};
 pub use error::{BackingError, CopyFailure};
 pub use excluded::{Excluding, Leftovers};

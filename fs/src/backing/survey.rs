@@ -9,7 +9,9 @@ use super::read::Directory;
 use super::store::{Store, open_name};
 use super::walk::is_reserved;
 use super::whole::attribute_names;
+use crate::dirty::store::Saved;
 use crate::operation::{Errno as OurErrno, InodeId, Name, NodeKind};
+use crate::record::split_brain::Change;
 use crate::wire::bulk::{BLOCK_BYTES, Sum};
 use crate::wire::survey::{Facts, Seen, Sight, Spot};
 use bytes::Bytes;
@@ -92,6 +94,27 @@ impl Store {
             Err(Errno::STALE) => Ok(Sight::Vacant),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// How much a map of this node says was changed.
+    pub fn amount(&self, saved: &Saved, extent_bytes: NonZeroU64) -> Change {
+        saved.amount(extent_bytes, |node| {
+            self.size_at(&Spot {
+                root: node.root,
+                handle: Some(node.handle.clone()),
+            })
+        })
+    }
+
+    /// The size of a file; 0 of anything else, and of what is gone or cannot be asked.
+    pub fn size_at(&self, spot: &Spot) -> u64 {
+        let status = self.open_spot(spot).and_then(|opened| opened.status());
+        let is_file =
+            |status: &rustix::fs::Stat| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
+        status
+            .ok()
+            .filter(is_file)
+            .map_or(0, |status| status.st_size.cast_unsigned())
     }
 
     fn sight(&self, directory: &Spot, opened: &Opened, name: &Name) -> Result<Sight> {

@@ -4,6 +4,7 @@
 //! JSON. The client sends [`Request`]s; the server sends one [`Message::Response`] for each, in any order, and
 //! after [`Command::Subscribe`] also [`Message::Event`]s until the connection ends.
 
+use super::archive::Archive;
 use super::event::Event;
 use super::status::Status;
 use super::verification::Report;
@@ -49,6 +50,8 @@ pub enum Command {
     Copy(CopyCommand),
     /// Primary: compare both copies completely while the pair is in sync.
     Verify(VerifyCommand),
+    /// What was put aside on this node before it was overwritten.
+    Archives(ArchivesCommand),
     /// Primary: write down durably that the peer lacks data, then answer the waiting writes without it.
     GoAlone,
     /// Leave the role: unmount or end the session cleanly, cover the directories.
@@ -84,6 +87,19 @@ pub enum CopyCommand {
     Hurry,
     /// From now on, so that operations of the application hardly take longer. This is how copies begin.
     Yield,
+}
+
+/// What becomes of archives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ArchivesCommand {
+    /// Which there are.
+    List,
+    /// Remove one; refused when there is none of this name.
+    Remove {
+        /// As listed.
+        name: String,
+    },
 }
 
 /// What a verification is told. What copies are told of their pace holds for it as well.
@@ -129,6 +145,8 @@ pub enum Reply {
     Status(Box<Status>),
     /// The answer to [`VerifyCommand::Wait`] and [`VerifyCommand::Status`].
     Verification(Box<Report>),
+    /// The answer to [`ArchivesCommand::List`].
+    Archives(Vec<Archive>),
 }
 
 /// A command that was not carried out.

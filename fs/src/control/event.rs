@@ -1,5 +1,6 @@
 //! What `skfs` reports without being asked.
 
+use crate::record::split_brain::{Change, Resolution};
 use serde::{Deserialize, Serialize};
 
 /// One event. `at` is CLOCK_BOOTTIME, so that a change of the wall clock changes no order.
@@ -82,6 +83,24 @@ pub enum What {
         /// The operation and its error.
         reason: String,
     },
+    /// Both nodes have taken writes apart from each other.
+    SplitBrain {
+        /// What the primary has changed.
+        primary: Change,
+        /// What the secondary has.
+        secondary: Change,
+        /// Whose changes stay.
+        resolution: Resolution,
+    },
+    /// What a copy will overwrite was put aside, and is on disk.
+    Archived {
+        /// Where, as this node sees it while it is not mounted over.
+        path: String,
+        /// How many files, directories and other entries.
+        entries: u64,
+        /// Bytes of data in them.
+        bytes: u64,
+    },
     /// A peer or client was turned away.
     PeerRefused {
         /// Which rule.
@@ -126,12 +145,14 @@ impl Reporter {
             What::DiskFailing { .. } | What::PeerLost { .. } => tracing::error!(?what, "{message}"),
             What::WentAlone { .. }
             | What::PeerRefused { .. }
+            | What::SplitBrain { .. }
             | What::CopyInterrupted { .. }
             | What::Warning
             | What::Repairing
             | What::ConnectionLost => tracing::warn!(?what, "{message}"),
             What::StateChanged { .. }
             | What::InSync
+            | What::Archived { .. }
             | What::CopyBegun
             | What::VerificationBegun { .. }
             | What::VerificationEnded { .. }

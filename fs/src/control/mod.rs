@@ -1,5 +1,6 @@
 //! Commands in, events out: what `skd` (or `skctl fs`) and `skfs` say to each other over a Unix socket.
 
+pub mod archive;
 pub mod client;
 pub mod command;
 pub mod event;

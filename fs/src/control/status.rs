@@ -2,6 +2,7 @@
 
 use super::verification::Verification;
 use crate::config::{Durability, SyncMode};
+use crate::record::split_brain::{Change, Resolution};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -105,6 +106,9 @@ pub struct Status {
     /// What the other copy lacks, while this node is alone and knows.
     #[serde(default)]
     pub tracking: Option<Tracking>,
+    /// Secondary: what the last call of the primary has shown, while no session came of it.
+    #[serde(default)]
+    pub split_brain: Option<SplitBrain>,
     /// Latencies of operations since the last minute or so.
     pub latency: Option<Latencies>,
     /// The directories.
@@ -151,6 +155,17 @@ pub struct Copy {
     /// Only what the dirty map names is brought over; else everything is compared.
     #[serde(default)]
     pub tracked: Option<bool>,
+}
+
+/// Both nodes have taken writes apart from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitBrain {
+    /// What the primary has changed.
+    pub primary: Change,
+    /// What the secondary has.
+    pub secondary: Change,
+    /// Whose changes stay.
+    pub resolution: Resolution,
 }
 
 /// What the dirty map says of the other copy.

@@ -68,6 +68,8 @@ pub enum Record {
         /// The directory.
         directory: InodeId,
     },
+    /// Something is changed without the peer, for the first time since the two parted.
+    Changed,
     /// A name that the peer has.
     Name {
         /// The directory.
@@ -111,6 +113,7 @@ struct Written {
     /// By directory. What is not in here was there from the start.
     names: HashMap<InodeId, HashMap<Name, MarkSeq>>,
     additions: HashMap<InodeId, MarkSeq>,
+    changed: Option<MarkSeq>,
 }
 
 #[derive(Debug, Default)]
@@ -302,8 +305,10 @@ impl DirtyMap {
     }
 
     /// The peer is lost, or this node takes over: what the epochs hold is what the peer may lack. It must be on disk
-    /// before anything is applied alone. `place_of`: where an inode is now.
-    pub fn part(&mut self, place_of: &dyn Fn(InodeId) -> Option<Place>) {
+    /// before anything is applied alone. `place_of`: where an inode is now. `changes`: something is under way that will be
+    /// applied without the peer.
+    pub fn part(&mut self, place_of: &dyn Fn(InodeId) -> Option<Place>, changes: bool) {
+        self.unsent.changed |= changes;
         if self.sealed.is_empty() && self.current.is_empty() {
             return;
         }
@@ -421,6 +426,13 @@ impl DirtyMap {
             records: Vec::new(),
             wait: MarkSeq(0),
         };
+        if !operation.is_sync() && !matches!(operation, Operation::Bind { .. }) {
+            self.unsent.changed = true;
+            match self.written.changed {
+                Some(seq) => need.wait_for(seq),
+                None => self.written.changed = Some(need.write(Record::Changed)),
+            }
+        }
         match operation {
             Operation::Create(create) => {
                 self.add_name(create.parent, &create.name, true, place_of, &mut need);
@@ -655,7 +667,10 @@ impl DirtyMap {
 
     /// All marks there are are on disk.
     fn all_is_written(&mut self) {
-        self.written = Written::default();
+        self.written = Written {
+            changed: self.unsent.changed.then_some(MarkSeq(0)),
+            ..Written::default()
+        };
         self.durable = self.last_seq;
         for (inode, marks) in &self.unsent.nodes {
             let Content::Extents(extents) = &marks.content else {

@@ -58,6 +58,10 @@ pub struct Marks {
     pub additions: BTreeSet<InodeId>,
     /// Everything may differ.
     pub everything: bool,
+    /// Something was changed without the peer: false only where that is certain not to be so.
+    pub changed: bool,
+    /// What is new in [`Marks::additions`] may be marked by that alone: how much it is is not known.
+    pub coarse: bool,
 }
 
 impl Marks {
@@ -83,6 +87,8 @@ impl Marks {
     /// Adds all marks of the other set. Where both have a place, this one's stays.
     pub fn unite(&mut self, other: Marks) {
         self.everything |= other.everything;
+        self.changed |= other.changed;
+        self.coarse |= other.coarse;
         self.additions.extend(other.additions);
         for (directory, names) in other.names {
             self.names.entry(directory).or_default().extend(names);

@@ -33,8 +33,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Version of the tables. History: 1, the first.
-const FORMAT: u32 = 1;
+/// Version of the tables. History: 1, the first; 2, whether anything was changed, and how exactly it is known what.
+const FORMAT: u32 = 2;
 /// What every file has: [`KEY_FORMAT`], and [`KEY_MAP`] while it holds a map.
 const HEAD: TableDefinition<u8, &[u8]> = TableDefinition::new("head");
 /// [`FORMAT`], 4 bytes, big-endian: the one value that no version may change the form of.
@@ -59,6 +59,7 @@ struct MapHead {
     names_moved: bool,
     peer_checkpoint: u64,
     everything: bool,
+    coarse: bool,
 }
 
 /// The open file. Dropping it closes it cleanly, which waits for the disk.
@@ -70,6 +71,8 @@ pub struct MapStore {
     extent_bytes: u64,
     /// Whose map the file holds.
     held: Option<Generation>,
+    /// Its head says that it is coarse.
+    is_coarse: bool,
     /// The key of the next value in [`GROUPS`].
     next: u64,
     /// Kept for its memory.
@@ -128,6 +131,7 @@ impl MapStore {
             names_moved: saved.names_moved,
             peer_checkpoint: saved.peer_checkpoint,
             everything: saved.everything,
+            coarse: saved.coarse,
         };
         self.transact("write the map to", |change| {
             change.remove_groups()?;
@@ -135,6 +139,7 @@ impl MapStore {
             change.add(|groups| saved.records(|record| groups.push(record)))
         })?;
         self.held = Some(saved.generation);
+        self.is_coarse = saved.coarse;
         Ok(())
     }
 
@@ -148,9 +153,18 @@ impl MapStore {
         if records.is_empty() {
             return Ok(());
         }
+        let additions = |record: &SavedRecord| matches!(record, SavedRecord::Additions { .. });
+        let becomes_coarse = !self.is_coarse && records.iter().any(additions);
         self.transact("add to", |change| {
+            if becomes_coarse {
+                let mut head = change.head()?;
+                head.coarse = true;
+                change.put_head(&head)?;
+            }
             change.add(|groups| records.iter().try_for_each(|record| groups.push(record)))
-        })
+        })?;
+        self.is_coarse |= becomes_coarse;
+        Ok(())
     }
 
     /// From now on only handles identify inodes on the peer, `handles` among them: a copy is about to move names there.
@@ -232,6 +246,7 @@ impl MapStore {
             path,
             extent_bytes,
             held: None,
+            is_coarse: false,
             next: 0,
             buffer: Vec::new(),
         })
@@ -261,7 +276,8 @@ impl MapStore {
             database: Some(database),
             path: path.clone(),
             extent_bytes,
-            held: head.map(|head| head.generation),
+            held: head.as_ref().map(|head| head.generation),
+            is_coarse: head.is_some_and(|head| head.coarse),
             next,
             buffer: Vec::new(),
         })
@@ -441,6 +457,7 @@ fn check_head(database: &Database) -> Result<Option<MapHead>, Fault> {
     match u32::from_be_bytes(format) {
         FORMAT => {}
         0 => return Err(BadValue::Table("its format is 0").into()),
+        1..FORMAT => return Err(BadValue::Table("an earlier version wrote it").into()),
         found => return Err(Fault::Newer(found)),
     }
     match head.get(KEY_MAP)? {
@@ -469,6 +486,7 @@ fn load(database: &Database, extent_bytes: u64) -> Result<Option<Saved>, Fault> 
         names_moved: head.names_moved,
         peer_checkpoint: head.peer_checkpoint,
         everything: head.everything,
+        coarse: head.coarse,
         ..Saved::new(head.generation)
     };
     for (group, expected) in transaction.open_table(GROUPS)?.iter()?.zip(0..) {

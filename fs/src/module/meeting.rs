@@ -7,6 +7,7 @@ use crate::control::command::{CopyCommand, Refusal, RefusalKind, Reply, VerifyCo
 use crate::control::event::What;
 use crate::link::{Connection, Purpose};
 use crate::receiver::{self, Premises, Receiver};
+use crate::record::split_brain::Change;
 use crate::wire::bulk::{ToSource, ToTarget};
 use crate::wire::message::{Hello, Offer, Rejection, Start, ToPrimary, ToSecondary};
 use std::sync::{Arc, PoisonError};
@@ -42,6 +43,25 @@ impl Module {
             // Nobody overwrites a primary.
             foreign: None,
             identities: admission::identities(),
+            changed: Change::UNKNOWN,
+        })
+    }
+
+    /// What this node, which is a secondary, has changed without its peer.
+    fn changed_alone(&self, store: &Store) -> Change {
+        let record = self.keeper.current();
+        if !record.peer_lacks_data || !record.tracked {
+            return Change::UNKNOWN;
+        }
+        tokio::task::block_in_place(|| match self.maps.load() {
+            Ok(Some(saved)) if Some(saved.generation) == record.generation => {
+                store.amount(&saved, self.config.extent_bytes)
+            }
+            Ok(_) => Change::UNKNOWN,
+            Err(error) => {
+                warn!(%error, "how much was changed here without the peer is not known");
+                Change::UNKNOWN
+            }
         })
     }
 
@@ -246,6 +266,11 @@ impl Module {
                 let foreign = self
                     .foreign(receiver.store(), &offers)
                     .map_err(|error| Rejection::Unfit(error.to_string()))?;
+                let changed = if goes_on {
+                    Change::UNKNOWN
+                } else {
+                    self.changed_alone(receiver.store())
+                };
                 return Ok((
                     receiver,
                     Premises {
@@ -253,6 +278,7 @@ impl Module {
                         offers,
                         foreign,
                         identities: admission::identities(),
+                        changed,
                     },
                 ));
             }

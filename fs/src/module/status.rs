@@ -2,7 +2,9 @@
 
 use super::{Module, Role, Shown};
 use crate::control::event::What;
-use crate::control::status::{Access, Directory, Latencies, Role as ShownRole, State, Status, SubState};
+use crate::control::status::{
+    Access, Directory, Latencies, Role as ShownRole, SplitBrain, State, Status, SubState,
+};
 use crate::receiver::Receiver;
 use crate::replicator::Replicator;
 use crate::session::primary::Phase;
@@ -35,6 +37,7 @@ impl Module {
             last_copy: None,
             verification: None,
             tracking: None,
+            split_brain: None,
             latency: None,
             directories: Vec::new(),
         };
@@ -146,6 +149,14 @@ fn show_secondary(status: &mut Status, receiver: &Receiver) {
     status.state = state;
     status.sub_state = sub_state;
     status.connected = connected;
+    if let (State::Wait, Some(split)) = (state, receiver.split()) {
+        status.reason = Some(split.to_string());
+        status.split_brain = Some(SplitBrain {
+            primary: split.primary,
+            secondary: split.secondary,
+            resolution: split.resolution,
+        });
+    }
     // Cut off, it cannot know whether the primary has gone on alone.
     status.in_sync = connected && state == State::Second && sub_state == SubState::Ready;
     if status.reason.is_none() {

@@ -35,13 +35,18 @@ impl Candidate {
 }
 
 impl Shared {
-    /// What both nodes compare before a session begins; gives warnings.
-    pub(super) fn admit(&self, hello: &Hello, premises: &Premises) -> Result<Vec<String>, Rejection> {
+    /// What both nodes compare before a session begins; gives warnings, and what this node loses by it.
+    pub(super) fn admit(
+        &self,
+        hello: &Hello,
+        premises: &Premises,
+    ) -> Result<(Vec<String>, Loses), Rejection> {
         let mut warnings = admission::compare(&premises.offers, &hello.directories)?;
         warnings.extend(admission::identity_warnings(
             &premises.identities,
             &hello.identities,
         ));
+        let mut loses = Loses::Nothing;
         if let Start::Fresh { .. } | Start::Copy { .. } = hello.start {
             let record = self
                 .lock()
@@ -55,10 +60,13 @@ impl Shared {
                 peer_checkpoint: record.counted_by_peer(),
                 empty: premises.offers.iter().all(|offer| offer.empty),
                 foreign: premises.foreign.is_some(),
+                changed: premises.changed,
             };
-            record.admits(&present, premises.foreign.as_deref(), &hello.start, &hello.copy)?;
+            self.show_split(record.split(&present, &hello.copy, self.policy));
+            let foreign = premises.foreign.as_deref();
+            loses = record.admits(&present, foreign, &hello.start, &hello.copy, self.policy)?;
         }
-        Ok(warnings)
+        Ok((warnings, loses))
     }
 
     /// Hands a checked `Hello` in; gives the number of the connection.

@@ -69,7 +69,7 @@ impl Receiver {
         let mut inner = self.shared.lock();
         let inner = &mut *inner;
         // Where the primary has an inode is not known here: its handle tells.
-        inner.tracked.map.part(&|_| None);
+        inner.tracked.map.part(&|_| None, false);
         let find = |inode| self.shared.store.place(inode);
         let peer = |inode| inner.peer_handles.get(&inode).cloned();
         Saved {

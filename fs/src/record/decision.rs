@@ -4,6 +4,7 @@
 //! A person, or the brain, has chosen the primary. What is decided here never makes a newer copy like an
 //! older one: where the secondary's is the newer, or may be, the answer is to choose the other way round.
 
+use super::split_brain::Change;
 use super::{CopyKind, History, Role};
 use crate::config::Durability;
 use crate::control::status::Standing;
@@ -50,6 +51,8 @@ pub struct CopyState {
     pub empty: bool,
     /// One of its directories holds files and no mark of this module.
     pub foreign: bool,
+    /// What it has changed without its peer.
+    pub changed: Change,
 }
 
 /// What is to be done with a pair of copies. The variants that name no reason are free of doubt.

@@ -3,6 +3,7 @@
 //! Whatever is discarded is put aside first, completely and durably; that is not decided here.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Who decides it, and how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,17 +20,20 @@ pub enum Policy {
     Manual,
 }
 
-/// How much one side has changed since the two were together, as its map marks it.
+/// How much one side has changed since the two were together, as its map marks it. What is not known cannot be
+/// weighed; [`Change::is_nothing`] may be known all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// Marked inodes and names; none when the map has a gap.
+    /// Marked inodes; none when the map has a gap.
     pub inodes: Option<u64>,
-    /// Bytes in the marked extents; none when the map has a gap.
+    /// Bytes in the marked extents, and in new files; none when the map has a gap, or a process that crashed has left only
+    /// the directories in which files were made.
     pub bytes: Option<u64>,
 }
 
 /// Whose changes stay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Resolution {
     /// The secondary's are discarded.
     KeepPrimary,
@@ -39,35 +43,33 @@ pub enum Resolution {
     Manual,
 }
 
-/// Applies `policy`. What is not known cannot be weighed: then a person decides, unless nothing needs
-/// weighing.
+/// Applies `policy`. `primary` and `secondary` is what either has changed.
 ///
-/// | policy | of two known amounts | one unknown |
-/// |---|---|---|
-/// | `keep-primary` | the secondary's go | the secondary's go |
-/// | `discard-least-changes` | fewer bytes go; of as many, fewer inodes; equal: manual | manual |
-/// | `discard-zero-changes` | who has none loses none; both have some: manual | manual |
-/// | `manual` | manual | manual |
+/// | policy | secondary: nothing | primary: nothing | both: something | it is not known of one |
+/// |---|---|---|---|---|
+/// | `keep-primary` | the primary's stay | the primary's stay | the primary's stay | the primary's stay |
+/// | `discard-least-changes` | the primary's stay | the secondary's stay | more bytes stay; of as many, more inodes; equal: manual | manual |
+/// | `discard-zero-changes` | the primary's stay | the secondary's stay | manual | manual |
+/// | `manual` | manual | manual | manual | manual |
 ///
-/// Where a side has changed nothing, both weighing policies keep the other; where neither has, the primary's.
+/// The first column that holds counts.
 pub fn resolve(policy: Policy, primary: &Change, secondary: &Change) -> Resolution {
     match policy {
         Policy::KeepPrimary => return Resolution::KeepPrimary,
         Policy::Manual => return Resolution::Manual,
         Policy::DiscardLeastChanges | Policy::DiscardZeroChanges => {}
     }
-    let (Some(ours), Some(theirs)) = (primary.weight(), secondary.weight()) else {
-        return Resolution::Manual;
-    };
-    if theirs == NOTHING {
+    if secondary.is_nothing() == Some(true) {
         return Resolution::KeepPrimary;
     }
-    if ours == NOTHING {
+    if primary.is_nothing() == Some(true) {
         return Resolution::KeepSecondary;
     }
-    if policy == Policy::DiscardZeroChanges {
+    let (Policy::DiscardLeastChanges, Some(ours), Some(theirs)) =
+        (policy, primary.weight(), secondary.weight())
+    else {
         return Resolution::Manual;
-    }
+    };
     match ours.cmp(&theirs) {
         std::cmp::Ordering::Greater => Resolution::KeepPrimary,
         std::cmp::Ordering::Less => Resolution::KeepSecondary,
@@ -75,12 +77,41 @@ pub fn resolve(policy: Policy, primary: &Change, secondary: &Change) -> Resoluti
     }
 }
 
-/// Bytes and inodes, compared in this order: a rename marks inodes only.
-const NOTHING: (u64, u64) = (0, 0);
-
 impl Change {
+    /// It is certain that nothing was changed.
+    pub const NOTHING: Change = Change {
+        inodes: Some(0),
+        bytes: Some(0),
+    };
+    /// Nothing is known.
+    pub const UNKNOWN: Change = Change {
+        inodes: None,
+        bytes: None,
+    };
+
+    /// Whether it is nothing, if that is known.
+    pub fn is_nothing(&self) -> Option<bool> {
+        match (self.inodes, self.bytes) {
+            (Some(0), Some(0)) => Some(true),
+            (Some(1..), _) | (_, Some(1..)) => Some(false),
+            (None | Some(0), None) | (None, Some(0)) => None,
+        }
+    }
+
+    /// Bytes and inodes, compared in this order: a rename marks inodes only.
     fn weight(&self) -> Option<(u64, u64)> {
         Some((self.bytes?, self.inodes?))
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.is_nothing(), self.inodes, self.bytes) {
+            (Some(true), ..) => out.write_str("nothing"),
+            (_, Some(inodes), Some(bytes)) => write!(out, "{inodes} files and directories, {bytes} bytes"),
+            (_, Some(inodes), None) => write!(out, "{inodes} files and directories or more"),
+            (_, None, _) => out.write_str("an unknown amount"),
+        }
     }
 }
 
@@ -102,10 +133,11 @@ mod tests {
         let few = change(3, 100);
         let many = change(2, 5000);
         let renames = change(9, 100);
-        let unknown = Change {
+        let part = Change {
             inodes: Some(1),
             bytes: None,
         };
+        let unknown = Change::UNKNOWN;
         let rows = [
             // primary, secondary, keep-primary, least, zero
             (nothing, nothing, KeepPrimary, KeepPrimary, KeepPrimary),
@@ -116,8 +148,11 @@ mod tests {
             (renames, few, KeepPrimary, KeepPrimary, Manual),
             (few, renames, KeepPrimary, KeepSecondary, Manual),
             (few, few, KeepPrimary, Manual, Manual),
-            (unknown, nothing, KeepPrimary, Manual, Manual),
-            (nothing, unknown, KeepPrimary, Manual, Manual),
+            (unknown, nothing, KeepPrimary, KeepPrimary, KeepPrimary),
+            (nothing, unknown, KeepPrimary, KeepSecondary, KeepSecondary),
+            (part, many, KeepPrimary, Manual, Manual),
+            (many, part, KeepPrimary, Manual, Manual),
+            (unknown, many, KeepPrimary, Manual, Manual),
             (unknown, unknown, KeepPrimary, Manual, Manual),
         ];
         for (primary, secondary, keep, least, zero) in rows {

@@ -4,6 +4,7 @@ mod crashes;
 mod places;
 
 use super::file::FILE;
+use super::split_brain::{Change, Policy, Resolution};
 use super::*;
 use crate::wire::message::{Rejection, Start};
 
@@ -70,7 +71,8 @@ fn a_damaged_or_newer_record_is_an_error_and_never_a_new_copy() {
 
 /// What a secondary says to a primary of generation 2, which parted from 1 and wrote alone.
 fn answer(secondary: &Record, primary: &CopyState, start: &Start) -> Result<(), Rejection> {
-    secondary.admits(&present(), None, start, primary)
+    let admitted = secondary.admits(&present(), None, start, primary, Policy::default());
+    admitted.map(drop)
 }
 
 fn alone() -> CopyState {
@@ -144,7 +146,13 @@ fn what_somebody_could_miss_is_overwritten_only_when_told() {
         foreign: true,
         ..present()
     };
-    let said = copy(1).admits(&foreign, Some("/srv/x"), &copies(false, false), &alone());
+    let said = copy(1).admits(
+        &foreign,
+        Some("/srv/x"),
+        &copies(false, false),
+        &alone(),
+        Policy::Manual,
+    );
     assert!(said.unwrap_err().to_string().contains("/srv/x"));
 }
 
@@ -387,5 +395,119 @@ fn present() -> Present {
         peer_checkpoint: 0,
         empty: false,
         foreign: false,
+        changed: Change::UNKNOWN,
     }
+}
+
+/// A copy that was promoted and went on from generation 1 with all that the pair had.
+fn promoted() -> Record {
+    let mut record = copy(1);
+    record.part(Generation([3; 16]), "promoted".into(), HERE);
+    record.tracked = true;
+    record
+}
+
+const SOME: Change = Change {
+    inodes: Some(2),
+    bytes: Some(4096),
+};
+const MORE: Change = Change {
+    inodes: Some(1),
+    bytes: Some(8192),
+};
+
+/// What [`promoted`], which has changed so much, says to a primary that has.
+fn admitted(start: &Start, secondary: Change, primary: Change, policy: Policy) -> Result<Loses, Rejection> {
+    let present = Present {
+        changed: secondary,
+        ..present()
+    };
+    let primary = CopyState {
+        changed: primary,
+        ..alone()
+    };
+    promoted().admits(&present, None, start, &primary, policy)
+}
+
+#[test]
+fn a_secondary_that_changed_nothing_alone_is_joined_and_loses_nothing() {
+    for policy in [Policy::DiscardZeroChanges, Policy::DiscardLeastChanges] {
+        let say = |start: &Start| admitted(start, Change::NOTHING, SOME, policy);
+        assert!(matches!(
+            say(&copies(true, false)),
+            Err(Rejection::FullCopyNeeded(_))
+        ));
+        assert_eq!(say(&copies(false, false)), Ok(Loses::Nothing));
+        assert_eq!(say(&copies(false, true)), Ok(Loses::Nothing));
+    }
+    let manual = admitted(&copies(false, false), Change::NOTHING, SOME, Policy::Manual);
+    assert!(matches!(manual, Err(Rejection::SplitBrain(_))), "{manual:?}");
+}
+
+#[test]
+fn what_was_changed_counts_only_where_both_maps_are_whole_from_one_base() {
+    let gap = CopyState {
+        tracked: false,
+        ..alone()
+    };
+    let elsewhere = CopyState {
+        base: Some(Generation([7; 16])),
+        ..alone()
+    };
+    let untracked = Record {
+        tracked: false,
+        ..promoted()
+    };
+    let quiet = Present {
+        changed: Change::NOTHING,
+        ..present()
+    };
+    for (secondary, primary) in [
+        (&promoted(), gap),
+        (&promoted(), elsewhere),
+        (&untracked, alone()),
+    ] {
+        let split = secondary.split(&quiet, &primary, Policy::default()).unwrap();
+        assert_eq!(split.resolution, Resolution::Manual, "{split:?}");
+        assert_eq!(split.secondary, Change::UNKNOWN);
+    }
+}
+
+#[test]
+fn what_a_secondary_changed_alone_is_put_aside_by_policy_and_by_order() {
+    for changed in [SOME, Change::UNKNOWN] {
+        let say = |overwrite, policy| admitted(&copies(false, overwrite), changed, MORE, policy);
+        assert_eq!(say(false, Policy::KeepPrimary), Ok(Loses::Changes));
+        for policy in [Policy::DiscardZeroChanges, Policy::Manual] {
+            let said = say(false, policy);
+            assert!(matches!(said, Err(Rejection::SplitBrain(_))), "{said:?}");
+            assert_eq!(say(true, policy), Ok(Loses::Changes));
+        }
+    }
+    let least = |secondary, primary| {
+        admitted(
+            &copies(false, false),
+            secondary,
+            primary,
+            Policy::DiscardLeastChanges,
+        )
+    };
+    assert_eq!(least(SOME, MORE), Ok(Loses::Changes));
+    let told = least(MORE, SOME).unwrap_err().to_string();
+    assert!(told.contains("Its changes are the ones to keep"), "{told}");
+    let told = least(SOME, SOME).unwrap_err().to_string();
+    assert!(told.contains("--overwrite"), "{told}");
+}
+
+#[test]
+fn a_primary_that_changed_nothing_is_told_to_change_roles_with_both_amounts() {
+    let said = admitted(&copies(false, false), SOME, Change::NOTHING, Policy::default());
+    let said = said.unwrap_err().to_string();
+    assert!(
+        said.contains(
+            "the primary has changed nothing, and the secondary 2 files and directories, 4096 bytes"
+        ),
+        "{said}"
+    );
+    assert!(said.contains("become-secondary here"), "{said}");
 }

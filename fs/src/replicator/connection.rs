@@ -3,6 +3,7 @@
 use super::*;
 use crate::record::Present;
 use crate::record::decision::CopyState;
+use crate::record::split_brain::Change;
 
 /// Pauses between attempts to connect again: short at first, since most breaks are.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -116,7 +117,7 @@ impl Replicator {
         };
         let by_copy = |rejection: &Rejection| match rejection {
             Rejection::FullCopyNeeded(_) => true,
-            Rejection::WouldOverwrite(_) => overwrite,
+            Rejection::WouldOverwrite(_) | Rejection::SplitBrain(_) => overwrite,
             _ => false,
         };
         let met = match self.meet_settled(endpoint, &premises, session, &start).await {
@@ -199,7 +200,7 @@ impl Replicator {
             }
             Unmet::Rejected(rejection) => Refusal {
                 kind: match rejection {
-                    Rejection::WouldOverwrite(_) => RefusalKind::WouldOverwrite,
+                    Rejection::WouldOverwrite(_) | Rejection::SplitBrain(_) => RefusalKind::WouldOverwrite,
                     _ => RefusalKind::PeerRefused,
                 },
                 message: format!("{peer} refuses the session: {rejection}"),
@@ -435,7 +436,8 @@ impl Replicator {
         }
     }
 
-    /// As [`Replicator::meet`], patient with a secondary whose kernel still works on a former session.
+    /// As [`Replicator::meet`], patient with a secondary whose kernel still works on a former session, or that puts aside
+    /// what it would lose.
     pub(super) async fn meet_settled(
         &self,
         endpoint: &Endpoint,
@@ -447,6 +449,11 @@ impl Replicator {
         loop {
             match self.meet(endpoint, premises, session, start).await {
                 Err(Unmet::Rejected(Rejection::StillRunning)) if Instant::now() < patience => {
+                    tokio::time::sleep(PAUSE_MAX).await;
+                }
+                // As long as that takes: whoever asked for it may stop this node, or go on alone.
+                Err(Unmet::Rejected(rejection @ Rejection::Archiving)) if !*self.over.borrow() => {
+                    debug!(%rejection, "calling again");
                     tokio::time::sleep(PAUSE_MAX).await;
                 }
                 met => return met,
@@ -482,8 +489,20 @@ impl Replicator {
             peer_checkpoint: self.peer_checkpoint(&record),
             empty: premises.offers.iter().all(|offer| offer.empty),
             foreign: false,
+            changed: self.changed_alone(&record),
         };
         record.state(&present)
+    }
+
+    /// What this node has changed without its peer.
+    fn changed_alone(&self, record: &crate::record::Record) -> Change {
+        if !record.peer_lacks_data {
+            return Change::UNKNOWN;
+        }
+        let saved = self.saved(&self.lock().primary);
+        saved.map_or(Change::UNKNOWN, |saved| {
+            tokio::task::block_in_place(|| self.store.amount(&saved, self.config.extent_bytes))
+        })
     }
 
     async fn meet_at(

@@ -1,6 +1,6 @@
 //! One machine: its disk, what the state directory holds, and the process that runs on it.
 
-use super::disk::Disk;
+use super::disk::{CELL_BYTES, Disk};
 use super::primary::PrimarySide;
 use super::secondary::SecondarySide;
 use crate::config::Durability;
@@ -8,6 +8,7 @@ use crate::dirty::store::{Saved, SavedRecord, Units};
 use crate::operation::{FileHandle, InodeId};
 use crate::random::Random;
 use crate::record::copies::{OnVolume, settle};
+use crate::record::split_brain::Change;
 use crate::record::{BootId, Here, Present, Record};
 use crate::wire::message::Generation;
 
@@ -161,6 +162,19 @@ impl Machine {
             // An application that removes everything is asked about by a person, and no volume is unmounted here.
             empty: self.record().is_none_or(|record| record.generation.is_none()),
             foreign: false,
+            changed: self.changed(),
         }
+    }
+
+    /// As the map on disk says.
+    fn changed(&self) -> Change {
+        let record = self
+            .record()
+            .filter(|record| record.peer_lacks_data && record.tracked);
+        let map = self.durable.map.as_ref();
+        let map = map.filter(|map| record.is_some_and(|record| record.generation == Some(map.generation)));
+        map.map_or(Change::UNKNOWN, |map| {
+            map.amount(super::primary::extent_bytes(), |_| CELL_BYTES)
+        })
     }
 }

@@ -3,6 +3,7 @@
 use super::world::{Faults, Seen, World};
 use crate::config::Durability;
 use crate::random::Random;
+use crate::record::split_brain::Policy;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,15 +22,27 @@ fn faults_of(random: &mut Random) -> Faults {
     }
 }
 
-fn run(seed: u64) -> Seen {
+fn run(seed: u64, forks: bool) -> Seen {
     let mut random = Random(seed ^ 0x51de);
     let durability = if random.percent(30) {
         Durability::Memory
     } else {
         Durability::Disk
     };
-    let faults = faults_of(&mut random);
+    let mut faults = faults_of(&mut random);
     let mut world = World::new(seed, durability);
+    if forks {
+        world.forks = true;
+        world.policy = [
+            Policy::DiscardZeroChanges,
+            Policy::DiscardLeastChanges,
+            Policy::KeepPrimary,
+            Policy::Manual,
+        ][random.below(4)];
+        faults.restore = 0;
+        faults.cut = 100;
+        faults.kill = 60;
+    }
     for _ in 0..1 + random.below(3) {
         for _ in 0..random.below(1500) {
             world.step(&faults);
@@ -40,7 +53,7 @@ fn run(seed: u64) -> Seen {
 }
 
 /// All of them, on as many threads as there are processors.
-fn runs(seeds: Range<u64>) -> Seen {
+fn runs(seeds: Range<u64>, forks: bool) -> Seen {
     let next = AtomicU64::new(seeds.start);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let work = || {
@@ -50,7 +63,7 @@ fn runs(seeds: Range<u64>) -> Seen {
             if seed >= seeds.end {
                 return all;
             }
-            all.add(&run(seed));
+            all.add(&run(seed, forks));
         }
     };
     let all = std::thread::scope(|scope| {
@@ -107,14 +120,36 @@ fn check(seen: &Seen) {
 fn whatever_happens_nothing_that_was_answered_is_lost() {
     let usual = 0..4000;
     let seeds = seeds(usual.clone());
-    let seen = runs(seeds.clone());
+    let seen = runs(seeds.clone(), false);
     if seeds == usual {
         check(&seen);
     }
 }
 
 #[test]
+fn whatever_both_did_apart_nothing_is_discarded_without_an_archive() {
+    let usual = 0..1000;
+    let seeds = seeds(usual.clone());
+    let seen = runs(seeds.clone(), true);
+    if seeds == usual {
+        check_forks(&seen);
+    }
+}
+
+fn check_forks(seen: &Seen) {
+    let counts = [
+        seen.answered,
+        seen.copies_done,
+        seen.forks,
+        seen.archives,
+        seen.split_brains,
+    ];
+    assert!(counts.iter().all(|count| *count > 0), "{seen:?}");
+}
+
+#[test]
 #[ignore = "takes hours"]
 fn whatever_happens_in_millions_of_runs() {
-    check(&runs(seeds(4000..2_004_000)));
+    check(&runs(seeds(4000..2_004_000), false));
+    check_forks(&runs(seeds(1000..501_000), true));
 }

@@ -7,7 +7,7 @@ use crate::dirty::store::Saved;
 use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome, Timestamp};
 use crate::receiver::tracked::Tracked;
 use crate::record::decision::CopyState;
-use crate::record::{CopyKind, End, Record, Role};
+use crate::record::{CopyKind, End, Loses, Record, Role};
 use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
 use crate::wire::message::{
     Generation, Identities, Rejection, SessionId, Start, ToPrimary, ToSecondary, Welcome,
@@ -132,7 +132,11 @@ impl World {
         if is_fresh {
             let record = side.before.clone().unwrap_or_else(|| side.record.clone());
             let present = self.machines[at].present(false, false, record.counted_by_peer());
-            if let Err(rejection) = record.admits(&present, None, &start, copy) {
+            let admitted = match record.admits(&present, None, &start, copy, self.policy) {
+                Ok(Loses::Changes) if !self.archive(at) => Err(Rejection::Unfit("there is no room".into())),
+                admitted => admitted,
+            };
+            if let Err(rejection) = admitted {
                 self.told(at, &format!("refuses {start:?}: {rejection}; {record:?}"));
                 self.wire.answer(ToPrimary::Reject(rejection));
                 return;
@@ -488,7 +492,7 @@ impl SecondarySide {
 
     /// As `Receiver::saved`.
     fn saved(&mut self, generation: Generation) -> Saved {
-        self.tracked.map.part(&|_| None);
+        self.tracked.map.part(&|_| None, false);
         let find = |inode| self.known.ino(inode).map(|ino| (0, handle(ino)));
         let peer = |inode| self.peer_handles.get(&inode).cloned();
         Saved {

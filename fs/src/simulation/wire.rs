@@ -317,12 +317,14 @@ impl World {
             (Call::Resume(_), rejection) => self.primary_event(at, Event::Rejected(rejection)),
             (Call::Fresh(..), Rejection::FullCopyNeeded(_)) => self.primary_event(at, Event::GoAlone),
             (Call::Copy(_, Some(_)), Rejection::FullCopyNeeded(_)) => side.whole = true,
-            (Call::Fresh(..) | Call::Copy(..), Rejection::WouldOverwrite(why)) => {
-                self.would_overwrite(at, &why)
-            }
+            (
+                Call::Fresh(..) | Call::Copy(..),
+                Rejection::WouldOverwrite(why) | Rejection::SplitBrain(why),
+            ) => self.would_overwrite(at, &why),
             (Call::Part, Rejection::UnknownSession | Rejection::NotSecondary { .. }) => {
                 side.left_behind = None
             }
+            (Call::Fresh(..) | Call::Copy(..), Rejection::Unfit(_)) => {}
             (_, Rejection::StillRunning | Rejection::NotSecondary { .. } | Rejection::UnknownSession) => {}
             (call, rejection) => panic!("{call:?} is refused: {rejection}"),
         }

@@ -1,7 +1,7 @@
 //! Two machines, what is between them, an application, and everything that may happen to them.
 
 use super::application::Application;
-use super::disk::{Disk, Ino};
+use super::disk::{Disk, Ino, Tree};
 use super::machine::{Durable, Machine, Process};
 use super::primary::PEER_STALL;
 use super::secondary::Leaves;
@@ -13,6 +13,7 @@ use crate::operation::{Applied, Errno, InodeId, Operation};
 use crate::random::Random;
 use crate::record::Record;
 use crate::record::decision::{CopyState, Meeting, meet};
+use crate::record::split_brain::Policy;
 use crate::resync::lane::CopyError;
 use crate::session::primary::{Event, Phase, Ticket};
 use crate::session::secondary;
@@ -74,6 +75,9 @@ pub(super) struct Seen {
     pub(super) takeovers: u64,
     pub(super) forced: u64,
     pub(super) split_brains: u64,
+    /// Nodes that took over although their peer had gone on alone, or did so again.
+    pub(super) forks: u64,
+    pub(super) archives: u64,
     pub(super) restored: u64,
     pub(super) lost_for_good: u64,
     pub(super) kills: u64,
@@ -94,6 +98,8 @@ impl Seen {
             (&mut self.takeovers, other.takeovers),
             (&mut self.forced, other.forced),
             (&mut self.split_brains, other.split_brains),
+            (&mut self.forks, other.forks),
+            (&mut self.archives, other.archives),
             (&mut self.restored, other.restored),
             (&mut self.lost_for_good, other.lost_for_good),
             (&mut self.kills, other.kills),
@@ -122,6 +128,16 @@ pub(super) struct World {
     snapshots: [Option<(Disk, Durable)>; 2],
     /// Put back to an earlier state, and not in sync since.
     is_restored: [bool; 2],
+    /// Nobody keeps a node from taking over while its peer goes on alone.
+    pub(super) forks: bool,
+    /// Of a copy that was changed apart from the truth: what both had before.
+    branches: [Option<Tree>; 2],
+    /// What was put aside of a copy.
+    pub(super) archived: [Option<Tree>; 2],
+    /// What the secondary's configuration says.
+    pub(super) policy: Policy,
+    /// Whom a person wants to be primary after a split brain.
+    preferred: Option<usize>,
     seed: u64,
     trace: Vec<String>,
 }
@@ -157,6 +173,11 @@ impl World {
             cut_until: Duration::ZERO,
             snapshots: [None, None],
             is_restored: [false; 2],
+            forks: false,
+            branches: [None, None],
+            archived: [None, None],
+            policy: Policy::default(),
+            preferred: None,
             seed,
             trace: Vec::new(),
         }
@@ -175,6 +196,10 @@ impl World {
     pub(super) fn taken_over(&mut self, at: usize) {
         assert!(self.primary_at().is_none(), "two primaries");
         self.seen.takeovers += 1;
+        self.preferred = None;
+        if self.forks && !self.truth.holds[at] {
+            self.fork(at);
+        }
         assert!(
             self.truth.holds[at],
             "an old copy becomes primary: {:?}",
@@ -192,6 +217,33 @@ impl World {
             self.seen.lost_for_good += 1;
         }
         self.truth.lost_power[at] = false;
+    }
+
+    /// A node takes over without what the other one has answered alone: from now on its own copy is the truth, and the
+    /// other one's has changes that may not be lost.
+    fn fork(&mut self, at: usize) {
+        self.told(at, "takes over apart from the other one");
+        self.seen.forks += 1;
+        let tree = self.machines[at].disk.now.clone();
+        let before = self.branches[at].take().unwrap_or_else(|| tree.clone());
+        self.branches[1 - at] = Some(before);
+        self.archived = [None, None];
+        self.truth.adopt(&tree);
+        self.truth.holds = [at == 0, at == 1];
+        self.truth.has_all = [false; 2];
+        self.truth.lost_power = [false; 2];
+    }
+
+    /// What a copy would overwrite is put aside. False when there is no room for it.
+    pub(super) fn archive(&mut self, at: usize) -> bool {
+        if self.random.percent(20) {
+            self.told(at, "has no room for an archive");
+            return false;
+        }
+        self.told(at, "makes an archive");
+        self.seen.archives += 1;
+        self.archived[at] = Some(self.machines[at].disk.now.clone());
+        true
     }
 
     pub(super) fn replied(&mut self, at: usize, ticket: Ticket, result: &Result<Applied, Errno>) {
@@ -292,6 +344,14 @@ impl World {
 
     /// A copy begins on a secondary.
     pub(super) fn overwritten(&mut self, at: usize) {
+        let is_now = |tree: &Tree| tree.equals(&self.machines[at].disk.now, &mut BTreeMap::new());
+        if let Some(before) = &self.branches[at] {
+            assert!(
+                is_now(before) || self.archived[at].as_ref().is_some_and(is_now),
+                "changes are discarded without an archive"
+            );
+        }
+        self.branches[at] = None;
         assert!(self.truth.holds[1 - at], "an older copy overwrites a newer one");
         let lost = self.truth.lost_power;
         assert!(
@@ -311,6 +371,12 @@ impl World {
     pub(super) fn would_overwrite(&mut self, at: usize, why: &str) {
         self.told(at, &format!("would overwrite: {why}"));
         let other = 1 - at;
+        if self.branches[other].is_some() && self.random.percent(40) {
+            self.told(other, "is the one to keep, a person says");
+            self.preferred = Some(other);
+            self.kill(at);
+            return;
+        }
         let Some(side) = self.primary_side(at) else { return };
         if matches!(side.primary.phase(), Phase::NoSession) {
             // Nothing was answered: the other one is the primary.
@@ -358,7 +424,15 @@ impl World {
         self.told(at, "loses power");
         self.kill(at);
         let machine = &mut self.machines[at];
+        let is_now = |tree: &Tree| tree.equals(&machine.disk.now, &mut BTreeMap::new());
+        let has_changes = self.branches[at].as_ref().is_some_and(|before| !is_now(before));
         machine.disk.lose_power(&mut self.random);
+        if let Some(before) = &mut self.branches[at]
+            && !has_changes
+        {
+            // What it lacks now is lost to nobody's copy.
+            *before = machine.disk.now.clone();
+        }
         machine.is_on = false;
         machine.boot = crate::record::BootId(self.random.bytes());
         self.truth.lost_power[at] = true;
@@ -609,7 +683,8 @@ impl World {
             let other = &self.machines[1 - at].durable.volume;
             // Whoever goes on alone has asked an arbiter, who does not let the other take over then.
             let went_alone = other.as_ref().is_some_and(|record| record.peer_lacks_data);
-            if self.secondary_side(at).is_some_and(|side| side.is_in_sync()) && !went_alone {
+            let may_take_over = self.forks || !went_alone;
+            if self.secondary_side(at).is_some_and(|side| side.is_in_sync()) && may_take_over {
                 self.secondary_leaves(at, Leaves::InSync);
                 return;
             }
@@ -637,6 +712,10 @@ impl World {
             world.machines[at].record().is_none_or(is_barred)
         };
         match &stopped[..] {
+            some if self.preferred.is_some_and(|at| some.contains(&at)) => {
+                let at = self.preferred.expect("somebody");
+                self.become_primary(at);
+            }
             [at] => {
                 let patient = self.is_restored[*at] || self.random.percent(60);
                 if !bars(self, *at) && !patient {
@@ -644,7 +723,9 @@ impl World {
                 }
             }
             // Beside the peer whoever has left it the beginning may begin as well.
-            [one, _] if self.hands_over(*one) && self.random.percent(30) => self.become_primary(*one),
+            [one, other] if self.may_begin_beside(*one, *other) && self.random.percent(30) => {
+                self.become_primary(*one);
+            }
             [one, other] => match (bars(self, *one), bars(self, *other)) {
                 (false, true) if !self.is_restored[*one] => self.become_primary(*one),
                 (true, false) if !self.is_restored[*other] => self.become_primary(*other),
@@ -654,8 +735,15 @@ impl World {
         }
     }
 
-    fn hands_over(&self, at: usize) -> bool {
-        self.machines[at].record().is_some_and(Record::handed_over)
+    /// It has left the beginning to its peer, which has not begun without it.
+    fn may_begin_beside(&self, at: usize, peer: usize) -> bool {
+        let hands_over = self.machines[at].record().is_some_and(Record::handed_over);
+        let meeting = || meet(&self.state(at), &self.state(peer));
+        hands_over
+            && matches!(
+                meeting(),
+                Meeting::Equal | Meeting::Tracked | Meeting::Whole { .. }
+            )
     }
 
     fn state(&self, at: usize) -> CopyState {

@@ -180,8 +180,9 @@ fn check_rejection(rejection: &Rejection) -> Result<(), WireError> {
         Rejection::OtherConfiguration(why)
         | Rejection::Unfit(why)
         | Rejection::WouldOverwrite(why)
-        | Rejection::FullCopyNeeded(why) => check_text(why),
-        Rejection::UnknownSession | Rejection::StillRunning => Ok(()),
+        | Rejection::FullCopyNeeded(why)
+        | Rejection::SplitBrain(why) => check_text(why),
+        Rejection::UnknownSession | Rejection::StillRunning | Rejection::Archiving => Ok(()),
     }
 }
 

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file. A node refuses a peer of another version, naming both.
 ///
-/// History: 1, the first; 2, checkpoints and tracked copies; 3, verifications; 4, what is excluded.
-pub const VERSION: u16 = 4;
+/// History: 1, the first; 2, checkpoints and tracked copies; 3, verifications; 4, what is excluded; 5, amounts of changes.
+pub const VERSION: u16 = 5;
 
 /// A session: one order of operations from one primary process to one secondary process. Random.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -315,4 +315,10 @@ pub enum Rejection {
     /// Operations of an earlier session are still in this kernel.
     #[error("operations of the former session are still running; try again")]
     StillRunning,
+    /// Both have taken writes apart from each other, and neither side's are discarded by themselves.
+    #[error("{0}")]
+    SplitBrain(String),
+    /// What it would lose is being put aside, which takes its time: call again.
+    #[error("the secondary is putting aside what it would lose; try again")]
+    Archiving,
 }

@@ -7,6 +7,7 @@ use crate::config::{Durability, SyncMode};
 use crate::control::status::Standing;
 use crate::operation::*;
 use crate::record::decision::CopyState;
+use crate::record::split_brain::Change;
 use crate::record::{CopyKind, HISTORY_MAX, History, Role};
 use bytes::Bytes;
 use proptest::collection::vec;
@@ -509,8 +510,9 @@ fn copy_state() -> impl Strategy<Value = CopyState> {
         proptest::option::of(generation()),
         vec(generation(), 0..=HISTORY_MAX),
     );
-    (lines, any::<[bool; 8]>(), any::<[u64; 2]>()).prop_map(
-        |((generation, base, former), flags, [checkpoint, peer_checkpoint])| CopyState {
+    let changed = any::<[Option<u64>; 2]>().prop_map(|[inodes, bytes]| Change { inodes, bytes });
+    (lines, any::<[bool; 8]>(), any::<[u64; 2]>(), changed).prop_map(
+        |((generation, base, former), flags, [checkpoint, peer_checkpoint], changed)| CopyState {
             generation,
             base,
             standing: if flags[0] {
@@ -537,6 +539,7 @@ fn copy_state() -> impl Strategy<Value = CopyState> {
                 former.into_iter().for_each(|generation| history.push(generation));
                 history
             },
+            changed,
             empty: flags[7],
             foreign: flags[2],
         },
@@ -668,5 +671,7 @@ fn rejection() -> impl Strategy<Value = Rejection> {
         text().prop_map(Rejection::FullCopyNeeded),
         Just(Rejection::UnknownSession),
         Just(Rejection::StillRunning),
+        text().prop_map(Rejection::SplitBrain),
+        Just(Rejection::Archiving),
     ]
 }

@@ -34,6 +34,7 @@ pub async fn alone(
         local_stall: Duration::from_secs(30),
         checkpoint: Duration::from_secs(5),
         extent_bytes: skfs::config::EXTENT_BYTES_DEFAULT,
+        split_brain: skfs::record::split_brain::Policy::default(),
         peer: Peer {
             node: "b".into(),
             addresses: vec![nowhere],

@@ -4,7 +4,7 @@ use super::{progress, status, verify};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use skfs::control::client::Client;
-use skfs::control::command::{Command as Order, CopyCommand, Reply, VerifyCommand};
+use skfs::control::command::{ArchivesCommand, Command as Order, CopyCommand, Reply, VerifyCommand};
 use skfs::control::event::Event;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -75,6 +75,17 @@ enum Command {
         #[command(subcommand)]
         order: Option<VerifyOrder>,
     },
+    /// Show what was put aside on this node before a copy overwrote it, after a split brain.
+    ///
+    /// 'files' in an archive is the replicated directory as it was, to be read (cp -a) while this node is no primary.
+    #[command(args_conflicts_with_subcommands = true)]
+    Archives {
+        /// As JSON; fields are only ever added.
+        #[arg(long)]
+        json: bool,
+        #[command(subcommand)]
+        order: Option<ArchivesOrder>,
+    },
     /// Primary: answer the waiting writes without the peer, after noting durably that it lacks data.
     GoAlone,
     /// Leave the role: end the session or unmount, and cover the directories.
@@ -129,6 +140,15 @@ enum VerifyOrder {
     },
     /// End it before its end; returns once it has.
     Stop,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum ArchivesOrder {
+    /// Remove one, in every directory of the module.
+    Remove {
+        /// As listed.
+        name: String,
+    },
 }
 
 /// Bytes per second, or no limit.
@@ -193,6 +213,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             Some(VerifyOrder::Status { json }) => return verify::status(client, json),
             Some(VerifyOrder::Stop) => Order::Verify(VerifyCommand::Stop),
         },
+        Command::Archives { json, order: None } => return show_archives(client, json),
+        Command::Archives {
+            order: Some(ArchivesOrder::Remove { name }),
+            ..
+        } => Order::Archives(ArchivesCommand::Remove { name }),
         Command::GoAlone => Order::GoAlone,
         Command::Demote => Order::Demote,
         Command::Unlock => Order::Unlock,
@@ -202,6 +227,30 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Reply::Done => Ok(()),
         other => bail!("skfs answered {other:?} to a command that has no such answer"),
     }
+}
+
+fn show_archives(mut client: Client, json: bool) -> anyhow::Result<()> {
+    let archives = match client.call(Order::Archives(ArchivesCommand::List))? {
+        Reply::Archives(archives) => archives,
+        other => bail!("skfs answered {other:?} to 'archives'"),
+    };
+    let mut stdout = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut stdout, &archives).map_err(io::Error::from)?;
+        writeln!(stdout)?;
+    } else if archives.is_empty() {
+        writeln!(stdout, "nothing was put aside on this node")?;
+    } else {
+        for one in archives {
+            writeln!(
+                stdout,
+                "{}  {} entries, {} bytes of data\n    {}/files",
+                one.name, one.entries, one.bytes, one.path
+            )?;
+        }
+    }
+    stdout.flush()?;
+    Ok(())
 }
 
 fn show_status(mut client: Client, json: bool) -> anyhow::Result<()> {

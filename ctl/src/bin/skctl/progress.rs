@@ -60,6 +60,6 @@ fn look(socket: &Path) -> Option<Status> {
     client.set_timeout(Some(STATUS_LIMIT)).ok()?;
     match client.call(Command::Status).ok()? {
         Reply::Status(status) => Some(*status),
-        Reply::Done | Reply::Verification(_) => None,
+        Reply::Done | Reply::Verification(_) | Reply::Archives(_) => None,
     }
 }

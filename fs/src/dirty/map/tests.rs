@@ -385,6 +385,7 @@ fn saved(record: &Record) -> SavedRecord {
         Record::FromRegion { inode, index } => SavedRecord::FromRegion { inode, index },
         Record::Additions { directory } => SavedRecord::Additions { directory },
         Record::Name { directory, name } => SavedRecord::Name { directory, name },
+        Record::Changed => SavedRecord::Changed,
     }
 }
 
@@ -439,7 +440,7 @@ proptest! {
             }
         }
         let peer = states[behind as usize % states.len()].clone();
-        map.part(&|inode| here.place_of(inode));
+        map.part(&|inode| here.place_of(inode), false);
         let mut disk = snapshot(&map);
         let units = Units { stored: EXTENT.get(), used: EXTENT.get() };
         // Records on the way to the disk, with the operations that wait for them.
@@ -554,7 +555,7 @@ fn an_epoch_goes_when_its_checkpoint_is_covered_and_not_before() {
     assert!(map.is_marked(file));
     map.covered(second);
     assert!(map.is_marked(file), "marked again since");
-    map.part(&|_| None);
+    map.part(&|_| None, false);
     assert_eq!(map.plan().nodes.len(), 1);
 }
 

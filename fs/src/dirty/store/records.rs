@@ -87,6 +87,8 @@ pub enum SavedRecord {
         /// The peer's handle.
         handle: FileHandle,
     },
+    /// Something was changed without the peer. A map without it says that nothing was.
+    Changed,
 }
 
 /// Why bytes of the durable map say nothing.
@@ -141,6 +143,7 @@ impl SavedRecord {
             in_range(inode, index < REGIONS_MAX, "no file has such a region")
         };
         match self {
+            SavedRecord::Changed => Ok(()),
             SavedRecord::Node {
                 inode,
                 root,

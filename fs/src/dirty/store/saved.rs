@@ -5,8 +5,10 @@ use crate::dirty::extents::Extents;
 use crate::dirty::marks::{Content, Marks, NodeMarks, Place};
 use crate::dirty::{Plan, Record};
 use crate::operation::{FileHandle, InodeId, Name};
+use crate::record::split_brain::Change;
 use crate::wire::message::Generation;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::num::NonZeroU64;
 
 /// Largest offset in a file (`loff_t`).
 const OFFSET_MAX: u64 = i64::MAX as u64;
@@ -22,6 +24,10 @@ pub struct Saved {
     pub peer_checkpoint: u64,
     /// Anything may differ.
     pub everything: bool,
+    /// Something was changed without the peer.
+    pub changed: bool,
+    /// New names may be marked by their directory alone.
+    pub coarse: bool,
     /// What may differ of which inode. Boxed, as half of a table's places are empty and a node is large.
     pub nodes: HashMap<InodeId, Box<SavedNode>>,
     /// Names that may lead to something else on the peer, by directory.
@@ -64,6 +70,8 @@ impl Saved {
             names_moved: false,
             peer_checkpoint: 0,
             everything: false,
+            changed: false,
+            coarse: false,
             nodes: HashMap::new(),
             names: HashMap::new(),
             additions: BTreeSet::new(),
@@ -96,10 +104,31 @@ impl Saved {
         }
         Saved {
             everything: plan.everything,
+            changed: plan.changed,
+            coarse: plan.coarse,
             nodes,
             names: plan.names.clone(),
             additions: plan.additions.clone(),
             ..Saved::new(generation)
+        }
+    }
+
+    /// How much was changed without the peer, as far as it is marked. `size_of` is asked for what is marked as a whole.
+    pub fn amount(&self, extent_bytes: NonZeroU64, size_of: impl Fn(&SavedNode) -> u64) -> Change {
+        if self.everything {
+            return Change::UNKNOWN;
+        }
+        if !self.changed {
+            return Change::NOTHING;
+        }
+        let bytes = self.nodes.values().map(|node| match &node.content {
+            Content::Extents(extents) => extents.bytes(extent_bytes),
+            Content::Whole | Content::Fresh => size_of(node),
+        });
+        Change {
+            // What is changed may be gone.
+            inodes: Some((self.nodes.len() as u64).max(1)),
+            bytes: (!self.coarse).then(|| bytes.fold(0, u64::saturating_add)),
         }
     }
 
@@ -165,6 +194,7 @@ impl Saved {
                     .mark(index * (REGION_BYTES / units.used), u64::MAX);
             }
             SavedRecord::Attributes { inode } => self.node(inode)?.attributes = true,
+            SavedRecord::Changed => self.changed = true,
             SavedRecord::Additions { directory } => {
                 self.additions.insert(directory);
             }
@@ -199,6 +229,9 @@ impl Saved {
     /// # Errors
     /// The first of `each`.
     pub fn records<E>(&self, mut each: impl FnMut(&SavedRecord) -> Result<(), E>) -> Result<(), E> {
+        if self.changed {
+            each(&SavedRecord::Changed)?;
+        }
         for (inode, node) in &self.nodes {
             let inode = *inode;
             each(&SavedRecord::Node {
@@ -276,6 +309,8 @@ impl Saved {
             names: self.names,
             additions: self.additions,
             everything: self.everything,
+            changed: self.changed,
+            coarse: self.coarse,
         }
     }
 
@@ -310,6 +345,7 @@ impl SavedRecord {
             Record::FromRegion { inode, index } => SavedRecord::FromRegion { inode, index },
             Record::Additions { directory } => SavedRecord::Additions { directory },
             Record::Name { directory, name } => SavedRecord::Name { directory, name },
+            Record::Changed => SavedRecord::Changed,
         })
     }
 }

@@ -110,13 +110,15 @@ prop_compose! {
         generation in any::<[u8; 16]>(),
         names_moved in any::<bool>(),
         peer_checkpoint in any::<u64>(),
-        everything in any::<bool>(),
+        [everything, changed, coarse] in any::<[bool; 3]>(),
         nodes in hash_map(any_inode(), any_node(), 0..40),
         names in hash_map(any_inode(), btree_set(any_name(), 1..20), 0..10),
         additions in btree_set(any_inode(), 0..20),
     ) -> Saved {
         let generation = Generation(generation);
-        Saved { generation, names_moved, peer_checkpoint, everything, nodes, names, additions }
+        Saved {
+            generation, names_moved, peer_checkpoint, everything, changed, coarse, nodes, names, additions,
+        }
     }
 }
 

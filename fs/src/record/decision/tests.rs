@@ -29,6 +29,7 @@ fn clean() -> CopyState {
         history: History::default(),
         empty: false,
         foreign: false,
+        changed: Change::NOTHING,
     }
 }
 

@@ -119,7 +119,9 @@ impl Primary {
             | Rejection::OtherConfiguration(_)
             | Rejection::Unfit(_)
             | Rejection::WouldOverwrite(_)
-            | Rejection::FullCopyNeeded(_) => false,
+            | Rejection::FullCopyNeeded(_)
+            | Rejection::SplitBrain(_)
+            | Rejection::Archiving => false,
         };
         if is_final && self.resumable().is_some() {
             self.lose(LossKind::Left, rejection.to_string(), actions);

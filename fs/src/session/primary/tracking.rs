@@ -14,7 +14,7 @@
 use super::{Action, Primary, State};
 use crate::dirty::{DirtyMap, EpochId, MarkSeq, Place, Plan, Record};
 use crate::operation::{FileHandle, InodeId, Name, Number, Operation};
-use crate::session::pending::{Slot, Submitted};
+use crate::session::pending::{Pending, Slot, Submitted};
 use crate::wire::message::ToSecondary;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -206,7 +206,10 @@ impl Primary {
                 .place_there(inode)
                 .map(|(parent, name)| Place { parent, name })
         };
-        self.tracking.map.part(&place_of);
+        // What is numbered and not answered is applied here in any case.
+        let is_change = |pending: &Pending| !pending.submitted.operation.is_sync();
+        let changes = self.pending.values().any(is_change) || !self.settling.is_empty();
+        self.tracking.map.part(&place_of, changes);
         for inode in std::mem::take(&mut self.tracking.placed) {
             self.names.unbind(inode);
         }

@@ -7,6 +7,7 @@ use crate::operation::{
     XATTR_BYTES_MAX, XattrMode, XattrName,
 };
 use crate::record::decision::CopyState;
+use crate::record::split_brain::Change;
 use crate::record::{CopyKind, HISTORY_MAX, History, Role};
 use crate::wire::bulk::*;
 use crate::wire::limits::*;
@@ -402,6 +403,10 @@ fn full_copy() -> CopyState {
         history,
         empty: true,
         foreign: true,
+        changed: Change {
+            inodes: Some(u64::MAX),
+            bytes: Some(u64::MAX),
+        },
     }
 }
 

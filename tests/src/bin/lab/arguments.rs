@@ -7,6 +7,7 @@ use lab::relay::fault::parse_loss;
 use lab::status::Wanted;
 use skfs::config::{Durability, OnPeerLoss, SyncMode};
 use skfs::control::command::CopyCommand;
+use skfs::record::split_brain::Policy;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -203,6 +204,9 @@ pub enum Command {
         /// A pattern, as in a gitignore file, of what is not mirrored; may be given several times.
         #[arg(long)]
         exclude: Vec<String>,
+        /// Whose changes stay after a split brain: discard-zero-changes, discard-least-changes, keep-primary or manual.
+        #[arg(long, default_value = "discard-zero-changes", value_parser = values::split_brain)]
+        split_brain: Policy,
     },
     /// A database under load, its host dies, the other one goes on; in a lab of its own. Fails if a commit is lost.
     Demo {

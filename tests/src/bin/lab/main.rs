@@ -119,6 +119,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
             checkpoint,
             hosts,
             exclude,
+            split_brain,
         } => {
             let options = MirrorOptions {
                 sync,
@@ -129,6 +130,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
                 checkpoint,
                 hosts: pair(hosts)?,
                 exclude,
+                split_brain,
             };
             open()?.mirror(&dir, &options)?;
         }

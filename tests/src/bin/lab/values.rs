@@ -1,6 +1,7 @@
 //! Values on the command line.
 
 use skfs::config::{Durability, OnPeerLoss, SyncMode};
+use skfs::record::split_brain::Policy;
 use std::time::Duration;
 
 /// A number with a unit: `500us`, `5ms`, `1.5s`, `2m`; without one it is seconds.
@@ -63,6 +64,19 @@ pub fn on_peer_loss(text: &str) -> Result<OnPeerLoss, String> {
         "alone" => Ok(OnPeerLoss::Alone),
         "ask" => Ok(OnPeerLoss::Ask),
         _ => Err(format!("{text:?} is neither alone nor ask")),
+    }
+}
+
+/// Whose changes stay after a split brain.
+pub fn split_brain(text: &str) -> Result<Policy, String> {
+    match text {
+        "discard-zero-changes" => Ok(Policy::DiscardZeroChanges),
+        "discard-least-changes" => Ok(Policy::DiscardLeastChanges),
+        "keep-primary" => Ok(Policy::KeepPrimary),
+        "manual" => Ok(Policy::Manual),
+        _ => Err(format!(
+            "{text:?} is none of discard-zero-changes, discard-least-changes, keep-primary, manual"
+        )),
     }
 }
 

@@ -61,6 +61,7 @@ fn any_state() -> impl Strategy<Value = CopyState> {
             history: History::try_from(history).unwrap(),
             empty,
             foreign,
+            changed: Change::UNKNOWN,
         },
     )
 }

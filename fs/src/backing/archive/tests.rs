@@ -1,0 +1,184 @@
+//! Archives of real directories. Needs root, as ownership and `trusted.` attributes do.
+
+use super::*;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+struct Tree {
+    dir: tempfile::TempDir,
+    store: Store,
+}
+
+impl Tree {
+    fn new() -> Self {
+        // Not below /tmp, which may be a tmpfs without user attributes.
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = rustix::fs::open(dir.path(), OFlags::PATH, Mode::empty()).unwrap();
+        let store = Store::new(vec![root]).unwrap();
+        Tree { dir, store }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn archives(&self) -> PathBuf {
+        self.path(".sidekick/archive")
+    }
+
+    fn archive(&self) -> Vec<Archived> {
+        self.store.archive("now-1", &occasion()).unwrap()
+    }
+}
+
+fn occasion() -> Occasion {
+    Occasion {
+        module: "db".into(),
+        generation: "1".into(),
+        base: "0".into(),
+    }
+}
+
+fn manifest(archive: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(archive.join(MANIFEST)).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn an_archive_holds_everything_as_it_was_and_lists_it() {
+    let tree = Tree::new();
+    fs::create_dir_all(tree.path("d/e")).unwrap();
+    fs::write(tree.path("d/f"), "content").unwrap();
+    fs::hard_link(tree.path("d/f"), tree.path("d/e/linked")).unwrap();
+    symlink("d/f", tree.path("link")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, tree.path("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    rustix::fs::setxattr(tree.path("d/f"), "user.a", b"b", XattrFlags::empty()).unwrap();
+    fs::set_permissions(tree.path("d/f"), fs::Permissions::from_mode(0o4710)).unwrap();
+    std::os::unix::fs::chown(tree.path("d/e"), Some(7), Some(8)).unwrap();
+    let made = tree.archive();
+    assert_eq!((made.len(), made[0].entries), (1, 6));
+    let archive = tree.archives().join("now-1");
+    let files = archive.join("files");
+    assert_eq!(fs::read_to_string(files.join("d/f")).unwrap(), "content");
+    let (ours, theirs) = (
+        fs::metadata(tree.path("d/f")).unwrap(),
+        fs::metadata(files.join("d/f")).unwrap(),
+    );
+    assert_eq!(ours.mode(), theirs.mode());
+    assert_eq!(
+        (ours.mtime(), ours.mtime_nsec()),
+        (theirs.mtime(), theirs.mtime_nsec())
+    );
+    assert_eq!(
+        theirs.ino(),
+        fs::metadata(files.join("d/e/linked")).unwrap().ino()
+    );
+    assert_eq!(fs::read_link(files.join("link")).unwrap(), Path::new("d/f"));
+    assert!(
+        fs::symlink_metadata(files.join("fifo"))
+            .unwrap()
+            .file_type()
+            .is_fifo()
+    );
+    let owner = fs::metadata(files.join("d/e")).unwrap();
+    assert_eq!((owner.uid(), owner.gid()), (7, 8));
+    let mut value = [0; 8];
+    assert_eq!(
+        rustix::fs::getxattr(files.join("d/f"), "user.a", &mut value[..]).unwrap(),
+        1
+    );
+    let lines = manifest(&archive);
+    assert_eq!(lines[0]["generation"], "1");
+    assert_eq!(lines.len(), 7);
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["path"] == "d/e/linked" && line["kind"] == "file")
+    );
+}
+
+#[test]
+fn holes_stay_holes_and_what_is_changed_later_is_not_changed_in_the_archive() {
+    let tree = Tree::new();
+    let file = fs::File::create(tree.path("sparse")).unwrap();
+    file.set_len(64 << 20).unwrap();
+    file.write_all_at(b"middle", 32 << 20).unwrap();
+    tree.archive();
+    file.write_all_at(b"CHANGE", 32 << 20).unwrap();
+    let copy = fs::File::open(tree.archives().join("now-1/files/sparse")).unwrap();
+    let mut middle = [0; 6];
+    copy.read_exact_at(&mut middle, 32 << 20).unwrap();
+    assert_eq!(&middle, b"middle");
+    let status = copy.metadata().unwrap();
+    assert_eq!(status.len(), 64 << 20);
+    assert!(status.blocks() * 512 < 1 << 20, "{} blocks", status.blocks());
+}
+
+#[test]
+fn deep_directories_are_put_aside() {
+    let tree = Tree::new();
+    let mut above = rustix::fs::open(tree.dir.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+    let name = "n".repeat(200);
+    // Its path is longer than the kernel takes.
+    for _ in 0..30 {
+        rustix::fs::mkdirat(&above, &name, Mode::RWXU).unwrap();
+        above = open_directory(above.as_fd(), &name).unwrap();
+    }
+    new_file(above.as_fd(), c"bottom").unwrap();
+    assert_eq!(tree.archive()[0].entries, 31);
+}
+
+#[test]
+fn what_a_crash_left_is_removed_and_an_empty_directory_needs_no_archive() {
+    let tree = Tree::new();
+    assert_eq!(tree.archive(), []);
+    fs::create_dir_all(tree.archives().join("then-1.partial/files/d")).unwrap();
+    fs::write(tree.archives().join("then-1.partial/files/d/f"), "half").unwrap();
+    fs::write(tree.path("f"), "whole").unwrap();
+    tree.archive();
+    let left: Vec<_> = fs::read_dir(tree.archives())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["now-1"]);
+    let lines = manifest(&tree.archives().join("now-1"));
+    assert_eq!(lines.len(), 2, "earlier archives are not in it: {lines:?}");
+}
+
+#[test]
+fn archives_are_listed_and_removed() {
+    let tree = Tree::new();
+    assert_eq!(tree.store.archives().unwrap(), []);
+    fs::write(tree.path("f"), vec![1; 10_000]).unwrap();
+    tree.archive();
+    fs::create_dir_all(tree.archives().join("half.partial")).unwrap();
+    let found = tree.store.archives().unwrap();
+    let [archive] = &found[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!(
+        (&*archive.name, &*archive.generation, archive.entries),
+        ("now-1", "1", 1)
+    );
+    assert!(archive.bytes >= 10_000);
+    for other in ["", "..", "../archive", "half", "now-2"] {
+        assert!(!tree.store.remove_archive(other).unwrap(), "{other}");
+    }
+    assert!(tree.store.remove_archive("now-1").unwrap());
+    assert_eq!(tree.store.archives().unwrap(), []);
+    assert!(!tree.archives().join("now-1").exists());
+}
+
+#[test]
+fn data_that_is_shared_needs_no_room_of_its_own() {
+    let size = Size {
+        entries: 2,
+        bytes: 1 << 30,
+        ..Size::default()
+    };
+    assert_eq!(size.needed(true), 2 * ENTRY_BYTES);
+    assert_eq!(size.needed(false), (1 << 30) + 2 * ENTRY_BYTES);
+}
