@@ -90,7 +90,7 @@ fn stop(second: &Second<'_>, mut child: Child) {
 fn access(pair: &Pair, host: &str) -> (Option<Role>, Access) {
     let status = match pair.lab.command(host, &pair.dir, Command::Status).unwrap() {
         Reply::Status(status) => status,
-        Reply::Done | Reply::Verification(_) => panic!("a status was asked for"),
+        Reply::Done | Reply::Verification(_) | Reply::Archives(_) => panic!("a status was asked for"),
     };
     (Some(status.role), status.directories[0].access)
 }

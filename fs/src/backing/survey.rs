@@ -99,22 +99,22 @@ impl Store {
     /// How much a map of this node says was changed.
     pub fn amount(&self, saved: &Saved, extent_bytes: NonZeroU64) -> Change {
         saved.amount(extent_bytes, |node| {
-            self.size_at(&Spot {
+            self.room_of(&Spot {
                 root: node.root,
                 handle: Some(node.handle.clone()),
             })
         })
     }
 
-    /// The size of a file; 0 of anything else, and of what is gone or cannot be asked.
-    pub fn size_at(&self, spot: &Spot) -> u64 {
+    /// How much of the disk a file takes; 0 of anything else, and of what is gone or cannot be asked.
+    fn room_of(&self, spot: &Spot) -> u64 {
         let status = self.open_spot(spot).and_then(|opened| opened.status());
         let is_file =
             |status: &rustix::fs::Stat| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
         status
             .ok()
             .filter(is_file)
-            .map_or(0, |status| status.st_size.cast_unsigned())
+            .map_or(0, |status| (status.st_blocks as u64).saturating_mul(512))
     }
 
     fn sight(&self, directory: &Spot, opened: &Opened, name: &Name) -> Result<Sight> {

@@ -482,10 +482,11 @@ impl Replicator {
     /// What this node says of its own copy.
     fn copy_state(&self, premises: &Premises) -> CopyState {
         let record = self.keeper.current();
+        let map_is_complete = self.lock().primary.copy_plan().is_some();
         let present = Present {
             boot_id: self.keeper.here().boot_id,
             remembers: false,
-            map_is_complete: self.lock().primary.copy_plan().is_some(),
+            map_is_complete,
             peer_checkpoint: self.peer_checkpoint(&record),
             empty: premises.offers.iter().all(|offer| offer.empty),
             foreign: false,
@@ -499,7 +500,10 @@ impl Replicator {
         if !record.peer_lacks_data {
             return Change::UNKNOWN;
         }
-        let saved = self.saved(&self.lock().primary);
+        let saved = {
+            let inner = self.lock();
+            self.saved(&inner.primary)
+        };
         saved.map_or(Change::UNKNOWN, |saved| {
             tokio::task::block_in_place(|| self.store.amount(&saved, self.config.extent_bytes))
         })

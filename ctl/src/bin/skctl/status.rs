@@ -197,6 +197,7 @@ mod tests {
             copy: None,
             last_copy: None,
             verification: None,
+            split_brain: None,
             tracking: None,
             latency: Some(Latencies {
                 local: latency.clone(),
