@@ -644,7 +644,9 @@ impl World {
                 }
             }
             // Beside the peer whoever has left it the beginning may begin as well.
-            [one, _] if self.hands_over(*one) && self.random.percent(30) => self.become_primary(*one),
+            [one, other] if self.may_begin_beside(*one, *other) && self.random.percent(30) => {
+                self.become_primary(*one);
+            }
             [one, other] => match (bars(self, *one), bars(self, *other)) {
                 (false, true) if !self.is_restored[*one] => self.become_primary(*one),
                 (true, false) if !self.is_restored[*other] => self.become_primary(*other),
@@ -654,8 +656,15 @@ impl World {
         }
     }
 
-    fn hands_over(&self, at: usize) -> bool {
-        self.machines[at].record().is_some_and(Record::handed_over)
+    /// It has left the beginning to its peer, which has not begun without it.
+    fn may_begin_beside(&self, at: usize, peer: usize) -> bool {
+        let hands_over = self.machines[at].record().is_some_and(Record::handed_over);
+        let meeting = || meet(&self.state(at), &self.state(peer));
+        hands_over
+            && matches!(
+                meeting(),
+                Meeting::Equal | Meeting::Tracked | Meeting::Whole { .. }
+            )
     }
 
     fn state(&self, at: usize) -> CopyState {
