@@ -81,7 +81,16 @@ fn a_program_that_was_in_the_directory_before_the_mount_is_named_and_refused_or_
         holder.end();
     }
     let holder = Holder::on(&pair, "a", "exec 3< $D/sub/file");
-    pair.command("a", become_primary(true)).unwrap();
+    // Its peer, which it has left the next beginning to, is away.
+    let refusal = pair.refusal("a", become_primary(true)).unwrap();
+    assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal}");
+    assert!(refusal.message.contains("without b"), "{refusal}");
+    assert_eq!(pair.status("a").unwrap().role, Some(Role::Stopped));
+    let forced = Command::BecomePrimary {
+        ignore_holders: true,
+        force: true,
+    };
+    pair.command("a", forced).unwrap();
     let events = pair.lab.events("a").unwrap();
     let is_warning = |event: &&lab::keeper::events::Recorded| event.event.what == What::Warning;
     let warning = events.iter().rev().find(is_warning).unwrap();

@@ -81,8 +81,8 @@ fn wait_for_status(pair: &Pair, host: &str, what: &str, holds: impl Fn(&Status) 
     wait::until_true(pair.lab.limit(), what, || holds(&status(pair, host))).unwrap();
 }
 
-/// A pair that was in sync and ended cleanly; `a` is primary again and not connected, the records of `b` can be frozen.
-fn unconnected_pair() -> (Pair, Records) {
+/// A pair that was in sync and ended cleanly, so that `b` is to begin next; it is secondary, and its records can be frozen.
+fn ended_pair() -> (Pair, Records) {
     let pair = Pair::bare().unwrap();
     let records = Records::on_a_disk_of_their_own(&pair, "b");
     let options = MirrorOptions {
@@ -92,24 +92,36 @@ fn unconnected_pair() -> (Pair, Records) {
     pair.lab.mirror(&pair.dir, &options).unwrap();
     pair.shell("a", "echo before > file; sync file").unwrap();
     pair.command("a", Command::Demote).unwrap();
+    (pair, records)
+}
+
+/// As [`ended_pair`], and the other way round; `a` is primary and not connected.
+fn unconnected_pair() -> (Pair, Records) {
+    let (pair, records) = ended_pair();
+    pair.command("a", Command::BecomeSecondary).unwrap();
+    pair.command("b", BECOME_PRIMARY).unwrap();
+    pair.command("b", Command::Connect { overwrite: false }).unwrap();
+    pair.command("b", Command::Demote).unwrap();
+    pair.command("b", Command::BecomeSecondary).unwrap();
     pair.command("a", BECOME_PRIMARY).unwrap();
     (pair, records)
 }
 
 #[test]
 fn a_secondary_that_is_promoted_while_it_welcomes_a_primary_turns_that_away_and_is_what_it_was() {
-    let (pair, records) = unconnected_pair();
+    let (pair, records) = ended_pair();
     let before = status(&pair, "b");
     let frozen = records.freeze();
     std::thread::scope(|scope| {
-        let connect = scope.spawn(|| pair.refusal("a", Command::Connect { overwrite: false }));
+        // Beside its peer only: it calls before it mounts anything.
+        let connect = scope.spawn(|| pair.refusal("a", BECOME_PRIMARY));
         wait_for_status(&pair, "b", "b writes down that a session is open", |status| {
             (status.state, status.sub_state, status.connected) == (State::Second, SubState::Transient, true)
         });
         let promote = scope.spawn(|| pair.command("b", BECOME_PRIMARY));
         // The caller does not wait for the disk.
         let refusal = connect.join().unwrap().unwrap();
-        assert_eq!(refusal.kind, RefusalKind::PeerRefused, "{refusal}");
+        assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal}");
         assert!(refusal.message.contains("changing its role"), "{refusal}");
         // The promotion does: the note must not come to the disk after it.
         assert!(!promote.is_finished());
@@ -126,11 +138,12 @@ fn a_secondary_that_is_promoted_while_it_welcomes_a_primary_turns_that_away_and_
         (after.standing, after.generation),
         (before.standing, before.generation)
     );
-    assert!(!status(&pair, "a").in_sync);
+    assert_eq!(status(&pair, "a").role, Role::Stopped);
     // Neither believes in a session that was never there: the pair begins again without a full copy.
     pair.command("b", Command::Demote).unwrap();
     pair.command("b", Command::BecomeSecondary).unwrap();
-    pair.command("a", Command::Connect { overwrite: false }).unwrap();
+    pair.command("a", BECOME_PRIMARY).unwrap();
+    assert!(status(&pair, "a").in_sync);
     pair.shell("a", "echo after > file").unwrap();
     assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);
 }

@@ -104,7 +104,7 @@ fn two_that_stopped_cleanly_start_again_in_exchanged_roles_with_nothing_copied()
     pair.shell("a", "mkdir sub; echo one > sub/file; ln sub/file link; sync")
         .unwrap();
     let mut primary = "a";
-    for (next, other) in [("b", "a"), ("a", "b"), ("a", "b")] {
+    for (next, other) in [("b", "a"), ("a", "b"), ("b", "a")] {
         stop(&pair, primary);
         stop(&pair, if primary == "a" { "b" } else { "a" });
         let before = ["a", "b"].map(|host| snapshot(&pair, host));
@@ -121,7 +121,43 @@ fn two_that_stopped_cleanly_start_again_in_exchanged_roles_with_nothing_copied()
         assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);
         primary = next;
     }
-    assert_eq!(pair.shell("b", "cat link").unwrap(), "one\nb\na\na");
+    assert_eq!(pair.shell("b", "cat link").unwrap(), "one\nb\na\nb");
+}
+
+#[test]
+fn who_was_primary_at_the_clean_end_begins_again_beside_its_peer_only() {
+    let pair = Pair::up(&MirrorOptions::default()).unwrap();
+    pair.shell("a", "echo one > file; sync").unwrap();
+    stop_both(&pair);
+    let before = ["a", "b"].map(|host| snapshot(&pair, host));
+    pair.lab.start("a").unwrap();
+    let refusal = pair.refusal("a", BECOME_PRIMARY).unwrap();
+    assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal}");
+    assert!(refusal.message.contains("cannot reach b"), "{refusal}");
+    // Nobody has seen it mounted.
+    assert!(pair.shell("a", "echo no > file").is_err());
+    pair.lab.start("b").unwrap();
+    pair.command("b", Command::BecomeSecondary).unwrap();
+    pair.lab.promote("a", None, false).unwrap();
+    pair.lab.wait_state("a", None, Wanted::InSync).unwrap();
+    assert_eq!(["a", "b"].map(|host| snapshot(&pair, host)), before);
+    // One that has begun alone meanwhile says so, and nobody reads the older copy.
+    stop_both(&pair);
+    pair.lab.start("b").unwrap();
+    pair.lab.promote("b", None, false).unwrap();
+    pair.command("b", Command::GoAlone).unwrap();
+    pair.shell("b", "echo two >> file; sync").unwrap();
+    pair.command("b", Command::Demote).unwrap();
+    pair.command("b", Command::BecomeSecondary).unwrap();
+    pair.lab.start("a").unwrap();
+    let refusal = pair.refusal("a", BECOME_PRIMARY).unwrap();
+    assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal}");
+    assert!(refusal.message.contains("the primary has not"), "{refusal}");
+    assert_eq!(pair.shell("a", "cat file").unwrap(), "one");
+    pair.command("a", Command::BecomeSecondary).unwrap();
+    pair.lab.promote("b", None, false).unwrap();
+    pair.command("b", Command::Connect { overwrite: false }).unwrap();
+    assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);
 }
 
 #[test]
@@ -132,14 +168,14 @@ fn a_node_that_is_no_secondary_or_was_opened_for_maintenance_is_not_joined() {
     pair.lab.start("b").unwrap();
     pair.command("b", Command::Demote).unwrap();
     pair.lab.start("a").unwrap();
-    pair.lab.promote("a", None, false).unwrap();
     let before = ["a", "b"].map(|host| snapshot(&pair, host));
 
-    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
-    assert_eq!(refusal.kind, RefusalKind::PeerRefused, "{refusal}");
-    assert!(refusal.message.contains("stopped"), "{refusal}");
+    let refusal = pair.refusal("a", BECOME_PRIMARY).unwrap();
+    assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal}");
+    assert!(refusal.message.contains("b is stopped"), "{refusal}");
     // Nothing was lost by asking: once it is a secondary the two belong together.
     pair.command("b", Command::BecomeSecondary).unwrap();
+    pair.lab.promote("a", None, false).unwrap();
     pair.command("a", Command::Connect { overwrite: false }).unwrap();
     assert_eq!(["a", "b"].map(|host| snapshot(&pair, host)), before);
 
@@ -153,9 +189,8 @@ fn a_node_that_is_no_secondary_or_was_opened_for_maintenance_is_not_joined() {
     assert_eq!(pair.status("b").unwrap().standing, Some(Standing::Verify));
     pair.shell("b", "echo repaired by hand > new").unwrap();
     pair.lab.start("a").unwrap();
-    pair.lab.promote("a", None, false).unwrap();
-    let refusal = pair.refusal("a", Command::Connect { overwrite: false }).unwrap();
-    assert_eq!(refusal.kind, RefusalKind::PeerRefused, "{refusal}");
+    let refusal = pair.refusal("a", BECOME_PRIMARY).unwrap();
+    assert_eq!(refusal.kind, RefusalKind::NotUpToDate, "{refusal}");
     assert!(refusal.message.contains("maintenance"), "{refusal}");
     // Covered again it still cannot be trusted, in either role, also after a restart.
     pair.lab.host("b").kill_program("skfs").unwrap();
@@ -167,6 +202,8 @@ fn a_node_that_is_no_secondary_or_was_opened_for_maintenance_is_not_joined() {
     assert_eq!(pair.status("b").unwrap().standing, Some(Standing::Verify));
     // A copy brings it to the primary's state again, whatever was done to it.
     pair.lab.heal().unwrap();
+    pair.command("b", Command::BecomeSecondary).unwrap();
+    pair.lab.promote("a", None, false).unwrap();
     pair.command("a", Command::Connect { overwrite: false }).unwrap();
     assert_eq!(pair.status("b").unwrap().standing, Some(Standing::UpToDate));
     assert_eq!(pair.differences().unwrap(), [] as [&str; 0]);

@@ -398,6 +398,7 @@ impl Replicator {
                 pace: &attempt.replicator.copies.pace,
                 binding: Mutex::default(),
                 placed: AtomicU64::new(0),
+                hunch: Default::default(),
                 known,
                 extent_bytes: attempt.replicator.config.extent_bytes,
             };

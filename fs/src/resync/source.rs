@@ -15,6 +15,7 @@ use crate::wire::bulk::ToTarget;
 pub use disk::Files;
 use files::{NODES_AT_A_TIME, kind_of, size_of};
 pub(super) use files::{is_gone, read};
+pub use hunch::Hunch;
 use jobs::{Board, Job, Unfinished, jobs_of};
 use names::NAMES_AT_A_TIME;
 use rustix::fs::FileType;
@@ -26,6 +27,7 @@ pub use tracked::Known;
 
 mod disk;
 mod files;
+mod hunch;
 mod jobs;
 mod names;
 mod tracked;
@@ -97,6 +99,8 @@ pub struct Source<'a> {
     pub binding: Mutex<HashSet<InodeId>>,
     /// Names brought over so far.
     pub placed: AtomicU64,
+    /// Whether what it is about to send is compared first.
+    pub hunch: Hunch,
     /// What a tracked copy begins with; none for a whole one.
     pub known: Option<Known>,
     /// The size of an extent of the dirty map, in bytes.

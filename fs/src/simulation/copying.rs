@@ -300,6 +300,7 @@ impl World {
                 pace: &pace,
                 binding: Mutex::default(),
                 placed: Default::default(),
+                hunch: Default::default(),
                 known,
                 extent_bytes: super::primary::extent_bytes(),
             };

@@ -2,6 +2,7 @@
 //! many orders.
 
 use super::machine::Process;
+use super::primary::PEER_STALL;
 use super::primary::Work;
 use super::script::{ALL, HERE};
 use super::world::{Faults, Kind, World};
@@ -372,7 +373,7 @@ enum Run {
 fn r_a_crash_at_each_step_of_the_end_of_a_resync_of_a_swap_and_of_a_clean_stop() {
     for run in [Run::EndOfResync, Run::Swap, Run::CleanStop] {
         for steps in 0..50 {
-            for fault in 0..4 {
+            for fault in 0..5 {
                 let mut world = World::paired(steps as u64);
                 world.file("f", 4);
                 match run {
@@ -395,7 +396,12 @@ fn r_a_crash_at_each_step_of_the_end_of_a_resync_of_a_swap_and_of_a_clean_stop()
                     0 => world.kill(at),
                     1 => world.kill(1 - at),
                     2 => world.lose_power(at),
-                    _ => world.lose_power(1 - at),
+                    3 => world.lose_power(1 - at),
+                    // For longer than either waits for the other.
+                    _ => {
+                        world.cut_for(PEER_STALL * 3);
+                        world.some(&ALL, 300);
+                    }
                 }
                 if let Run::CleanStop = run {
                     // Both machines are switched off.

@@ -110,6 +110,18 @@ impl Primary {
         }
     }
 
+    /// The secondary may have noted that it is the one to begin next.
+    pub(super) fn has_told_of_its_end(&self) -> bool {
+        self.ending == Ending::Handshake
+    }
+
+    /// It was not heard whether the secondary has ended. Both copies have everything on disk, and this node has noted its
+    /// end; to go on alone now would make it one of two that may begin.
+    pub(super) fn end_untold(&mut self, actions: &mut Vec<Action>) {
+        self.state = State::Ended;
+        actions.push(self.ended(false));
+    }
+
     /// The secondary's copy is complete, on disk and recorded clean.
     pub(super) fn peer_ended(&mut self, actions: &mut Vec<Action>) {
         if self.ending == Ending::Handshake && self.is_in_sync() {

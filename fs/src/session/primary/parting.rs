@@ -79,6 +79,10 @@ impl Primary {
     }
 
     fn part(&mut self, loss: Loss, linked: bool, actions: &mut Vec<Action>) {
+        if self.has_told_of_its_end() {
+            self.end_untold(actions);
+            return;
+        }
         self.state = State::Parting {
             loss: loss.clone(),
             linked,

@@ -861,6 +861,72 @@ fn events() -> Vec<(&'static str, primary::Event)> {
     ]
 }
 
+/// Everything is on disk on both nodes for a clean end.
+fn about_to_end(on_peer_loss: OnPeerLoss) -> Here {
+    let mut here = Here::in_sync(on_peer_loss);
+    here.event(primary::Event::End);
+    let [(number, Operation::Checkpoint)] = here.sent()[..] else {
+        panic!("{:?}", here.actions);
+    };
+    let slot = here.applies()[0];
+    here.answer(number, applied(0)).done(slot, applied(0));
+    let notes = |action: &primary::Action| matches!(action, primary::Action::NoteHandedOver { .. });
+    assert!(here.actions.iter().any(notes), "{:?}", here.actions);
+    here
+}
+
+fn tells_of_its_end(here: &Here) -> bool {
+    let end = primary::Action::Send(ToSecondary::End);
+    here.actions.contains(&end)
+}
+
+#[test]
+fn the_secondary_is_told_of_the_end_once_the_primary_has_noted_it() {
+    let mut here = about_to_end(OnPeerLoss::Alone);
+    assert!(!tells_of_its_end(&here));
+    here.event(primary::Event::EndNoted);
+    assert!(tells_of_its_end(&here));
+    here.event(primary::Event::Received(ToPrimary::Ended));
+    assert_eq!(here.primary.phase(), Phase::Ended);
+    assert!(matches!(
+        here.actions[..],
+        [primary::Action::Ended { with_peer: true, .. }]
+    ));
+}
+
+#[test]
+fn a_primary_that_has_told_of_its_end_does_not_go_on_alone() {
+    let mut here = about_to_end(OnPeerLoss::Alone);
+    here.event(primary::Event::EndNoted)
+        .event(primary::Event::LinkLost)
+        .at(11.0);
+    assert_eq!(here.primary.phase(), Phase::Ended);
+    let ended = |action: &primary::Action| matches!(action, primary::Action::Ended { with_peer: false, .. });
+    assert!(here.actions.iter().any(ended), "{:?}", here.actions);
+    let parts = |action: &primary::Action| matches!(action, primary::Action::NoteAlone(_));
+    assert!(!here.actions.iter().any(parts), "{:?}", here.actions);
+    // Told by a person, where it asks.
+    let mut here = about_to_end(OnPeerLoss::Ask);
+    here.event(primary::Event::EndNoted)
+        .event(primary::Event::LinkLost)
+        .at(11.0);
+    assert!(here.lost().is_some());
+    here.event(primary::Event::GoAlone);
+    assert_eq!(here.primary.phase(), Phase::Ended);
+}
+
+#[test]
+fn a_primary_that_has_not_told_of_its_end_yet_goes_on_alone() {
+    let mut here = about_to_end(OnPeerLoss::Alone);
+    here.event(primary::Event::LinkLost).at(11.0);
+    here.event(primary::Event::EndNoted);
+    assert!(matches!(here.primary.phase(), Phase::Parting(_)));
+    here.event(primary::Event::Noted {
+        generation: GENERATION,
+    });
+    assert!(!tells_of_its_end(&here));
+}
+
 fn word(phase: &Phase) -> &'static str {
     match phase {
         Phase::NoSession => "none",
