@@ -120,7 +120,7 @@ impl Goal<'_> {
         match &entry.node {
             None => {
                 if let Some((_, found)) = there
-                    && !self.is_excluded(name, &found)
+                    && (self.is_known(&found) || !self.is_excluded(name, &found))
                 {
                     self.put_aside(name, &found)?;
                 }
@@ -215,6 +215,12 @@ impl Goal<'_> {
         }
     }
 
+    /// The source knows it by a number, so it is replicated: under an excluded name it was about to be renamed when the
+    /// two parted (`session/primary/entering.rs`).
+    fn is_known(&self, found: &Found) -> bool {
+        self.store.find_inode(self.root, &found.handle).is_some()
+    }
+
     /// It is this node's alone, and none of the source's business.
     fn is_excluded(&self, name: &Name, found: &Found) -> bool {
         let is_directory = FileType::from_raw_mode(found.status.st_mode) == FileType::Directory;
@@ -226,7 +232,7 @@ impl Goal<'_> {
     /// be no room to put it anywhere. What is in a directory would take long.
     fn put_aside(&self, name: &Name, found: &Found) -> Brought<()> {
         let is_directory = FileType::from_raw_mode(found.status.st_mode) == FileType::Directory;
-        if !is_directory && self.store.find_inode(self.root, &found.handle).is_none() {
+        if !is_directory && !self.is_known(found) {
             return rustix::fs::unlinkat(self.opened.fd(), name.as_bytes(), AtFlags::empty())
                 .map_err(|errno| self.failed("remove", name, errno.into()));
         }

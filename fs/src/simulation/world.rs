@@ -672,6 +672,11 @@ impl World {
             if matches!(self.machines[other].process, Process::Stopped(_)) {
                 self.become_secondary(other);
             }
+            let is_alone = matches!(self.phase(at), Some(Phase::Alone(_)));
+            let is_left = self.secondary_side(other).is_some_and(|side| side.is_in_sync());
+            if self.forks && is_alone && is_left && self.random.percent(20) {
+                self.kill(at);
+            }
             return;
         }
         for at in 0..2 {

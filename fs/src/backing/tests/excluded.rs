@@ -4,7 +4,7 @@ use super::super::Leftovers;
 use super::scratch::*;
 use crate::exclude::{Reach, Walk};
 use crate::operation::*;
-use crate::wire::bulk::{Entry, Placed, ToSource, ToTarget};
+use crate::wire::bulk::{Entry, Node, Placed, ToSource, ToTarget};
 use rustix::io::Errno as E;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -209,6 +209,37 @@ fn a_copy_neither_lists_nor_removes_what_is_excluded_here() {
         assert!(scratch.path(text).exists(), "{text}");
     }
     assert!(!scratch.path("b").exists());
+}
+
+#[test]
+fn a_file_that_was_about_to_come_in_is_moved_and_not_linked() {
+    for order in [["a.tmp", "f"], ["f", "a.tmp"]] {
+        let scratch = secondary(&["*.tmp"]);
+        fs::write(scratch.path("a.tmp"), "new").unwrap();
+        fs::write(scratch.path("f"), "old").unwrap();
+        let found = scratch.store.look_up(ROOT, &name("a.tmp")).unwrap();
+        let inode = InodeId(70);
+        scratch.store.learn(inode, 0, found.handle.clone());
+        let entry = |text: &str| Entry {
+            name: name(text),
+            node: (text == "f").then(|| Node {
+                inode,
+                known: true,
+                kind: NodeKind::File,
+                handle: found.handle.clone(),
+            }),
+        };
+        let excluding = scratch.store.excluding_at(ROOT, b"").unwrap();
+        let entries = order.map(entry);
+        scratch
+            .store
+            .place_names(ROOT, &entries, true, excluding.as_ref())
+            .unwrap();
+        scratch.store.remove_displaced().unwrap();
+        assert!(!scratch.path("a.tmp").exists());
+        assert_eq!(fs::read_to_string(scratch.path("f")).unwrap(), "new");
+        assert_eq!(scratch.store.status(inode).unwrap().st_nlink, 1, "{order:?}");
+    }
 }
 
 #[test]

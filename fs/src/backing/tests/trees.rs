@@ -169,21 +169,3 @@ fn a_file_system_without_handles_is_refused_with_its_name() {
     assert!(error.to_string().contains("/proc"), "{error}");
     assert!(matches!(Store::new(vec![]), Err(BackingError::Count(0))));
 }
-
-#[test]
-fn a_million_inodes_take_less_than_120_mib() {
-    let resident = || {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
-        pages * 4096
-    };
-    let scratch = Scratch::new();
-    let before = resident();
-    for n in 0..1_000_000_u64 {
-        let bytes = n.to_le_bytes().as_slice().into();
-        let inode = scratch.store.next_inode();
-        scratch.store.learn(inode, 0, FileHandle { kind: 1, bytes });
-    }
-    let taken = resident().saturating_sub(before);
-    assert!(taken < 120 << 20, "{taken} bytes");
-}

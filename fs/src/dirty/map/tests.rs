@@ -516,8 +516,8 @@ fn only_the_first_write_to_a_region_waits_for_the_disk() {
     let first = map.track(&write(0), &|_| None);
     assert_eq!(
         first.records.len(),
-        3,
-        "the inode, its attributes, the region: {first:?}"
+        4,
+        "that something is changed, the inode, its attributes, the region: {first:?}"
     );
     assert_eq!(first.wait, Some(first.seq));
     // Before that is on disk, whatever needs it waits as well, and writes nothing.

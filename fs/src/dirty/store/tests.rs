@@ -381,10 +381,12 @@ fn a_newer_format_is_told_apart_from_a_damaged_file() {
         MapStore::open(directory.path(), EXTENT).unwrap_err()
     };
     assert!(matches!(
-        set_format(&[0, 0, 0, 2]),
-        StoreError::Newer { found: 2, .. }
+        set_format(&[0, 0, 0, 3]),
+        StoreError::Newer { found: 3, .. }
     ));
-    assert!(matches!(set_format(&[0, 0, 0, 0]), StoreError::Unreadable { .. }));
+    for earlier in [&[0, 0, 0, 0], &[0, 0, 0, 1]] {
+        assert!(matches!(set_format(earlier), StoreError::Unreadable { .. }));
+    }
     assert!(matches!(set_format(&[1]), StoreError::Unreadable { .. }));
     let text = set_format(&[0, 0, 1, 0]).to_string();
     assert!(
