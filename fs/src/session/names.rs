@@ -305,9 +305,17 @@ impl Names {
         }
     }
 
-    /// The inodes that were kept out since the last call.
+    /// The inodes that were kept out since the last call, and that no operation under way needs.
     pub(super) fn take_kept_out(&mut self) -> Vec<InodeId> {
-        std::mem::take(&mut self.kept_out)
+        let busy = &self.busy;
+        self.kept_out
+            .extract_if(.., |inode| !busy.contains_key(inode))
+            .collect()
+    }
+
+    /// The secondary knows nothing any more.
+    pub(super) fn forget_kept_out(&mut self) {
+        self.kept_out.clear();
     }
 
     fn set_side(&mut self, inode: InodeId, side: Side) {

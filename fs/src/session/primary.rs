@@ -721,9 +721,8 @@ impl Primary {
             }
             actions.push(Action::Forgotten(dropped));
         }
-        let kept_out = self.names.take_kept_out();
         if self.is_linked() {
-            self.forget_later.extend(kept_out);
+            self.forget_later.extend(self.names.take_kept_out());
         }
         if self.is_linked() && !self.forget_later.is_empty() {
             for inodes in self.forget_later.chunks(FORGET_MAX) {

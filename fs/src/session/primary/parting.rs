@@ -137,6 +137,7 @@ impl Primary {
         }
         self.stream.clear();
         self.forget_later.clear();
+        self.names.forget_kept_out();
         self.ending.restart();
         self.free_pending(actions);
         for settling in std::mem::take(&mut self.settling) {

@@ -477,6 +477,36 @@ fn a_file_that_both_nodes_refuse_to_let_in_is_excluded_as_before() {
 }
 
 #[test]
+fn a_file_that_this_node_has_no_room_to_let_in_is_led_back_before_it_is_forgotten() {
+    let mut here = in_sync(&["*.tmp"]);
+    entering(&mut here);
+    here.answer(1, applied(0)).answer(2, applied(4));
+    here.answer(3, applied(0));
+    let slot = here.applies()[0];
+    here.done(slot, Outcome::Refused(ENOSPC));
+    let undo = Rename {
+        source_name: name("f3"),
+        target_name: name("a.tmp"),
+        mode: RenameMode::NoReplace,
+        ..rename(3, "f3", "a.tmp", None)
+    };
+    here.event(Event::ReadBack {
+        slot: Slot(slot),
+        operations: Some(vec![Operation::Rename(undo)]),
+    });
+    let forgets = |here: &Here| {
+        let forgets = |action: &Action| matches!(action, Action::Send(ToSecondary::Forget(_)));
+        here.actions.iter().any(forgets)
+    };
+    assert_eq!(here.sent().len(), 1);
+    assert!(!forgets(&here), "it is needed yet");
+    here.answer(4, applied(0));
+    assert!(forgets(&here));
+    assert_eq!(here.replied(1), Some(Err(ENOSPC)));
+    assert_here_only(&mut here, 2, sync(3));
+}
+
+#[test]
 fn a_file_that_cannot_be_read_stays_outside() {
     let mut here = in_sync(&["*.tmp"]);
     file(&mut here, 3, "a.tmp");
