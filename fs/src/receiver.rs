@@ -205,8 +205,13 @@ impl Receiver {
             Ok(warnings) => warnings,
             Err(rejection) => {
                 let reason = rejection.to_string();
-                let message = format!("refused the primary {}: {reason}", hello.node);
-                self.shared.reporter.report(What::PeerRefused { reason }, message);
+                // It calls again and again.
+                if rejection == Rejection::Archiving {
+                    debug!(%reason, "the primary has to wait");
+                } else {
+                    let message = format!("refused the primary {}: {reason}", hello.node);
+                    self.shared.reporter.report(What::PeerRefused { reason }, message);
+                }
                 reject(sender, rejection).await;
                 return;
             }

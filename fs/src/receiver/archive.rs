@@ -22,6 +22,7 @@ impl Shared {
             if *done == Some(record.revision()) {
                 return Ok(());
             }
+            info!("what this node would lose is put aside");
             let worker = shared.clone();
             let revision = record.revision();
             let made = tokio::task::spawn_blocking(move || worker.archive(&record)).await;
