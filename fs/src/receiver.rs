@@ -163,6 +163,11 @@ impl Receiver {
         }
     }
 
+    /// An archive is about to be removed: what this node would lose is put aside again before it does.
+    pub async fn forget_archive(&self) {
+        *self.shared.put_aside.lock().await = None;
+    }
+
     /// The split brain that the last call of the primary has shown.
     pub fn split(&self) -> Option<Split> {
         *self.shared.split.lock().unwrap_or_else(PoisonError::into_inner)

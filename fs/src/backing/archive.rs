@@ -108,8 +108,18 @@ impl Store {
     /// Makes an archive of each replicated directory that holds anything, as `name`.
     ///
     /// # Errors
-    /// [`ArchiveError`]; then nothing of the directories may be overwritten.
+    /// [`ArchiveError`]; then nothing of the directories may be overwritten, and there is none of this name.
     pub fn archive(&self, name: &str, occasion: &Occasion) -> Result<Vec<Archived>, ArchiveError> {
+        let made = self.archive_all(name, occasion);
+        if made.is_err()
+            && let Err(error) = self.remove_archive(name)
+        {
+            tracing::warn!(%error, name, "what was put aside of the other directories is left");
+        }
+        made
+    }
+
+    fn archive_all(&self, name: &str, occasion: &Occasion) -> Result<Vec<Archived>, ArchiveError> {
         let mut made = Vec::new();
         for index in 0..self.directories() {
             let root = self.root(index);

@@ -8,6 +8,9 @@ use std::sync::Arc;
 impl Module {
     pub(super) async fn archives(self: &Arc<Self>, order: ArchivesCommand) -> Result<Reply, Refusal> {
         let store = self.any_store()?;
+        if let (Role::Secondary(receiver), ArchivesCommand::Remove { .. }) = (self.role(), &order) {
+            receiver.forget_archive().await;
+        }
         // Removing a large one takes long.
         tokio::task::spawn_blocking(move || match order {
             ArchivesCommand::List => store

@@ -173,6 +173,26 @@ fn archives_are_listed_and_removed() {
 }
 
 #[test]
+fn of_several_directories_all_are_put_aside_or_none() {
+    let tree = Tree::new();
+    let other = tempfile::tempdir_in("/var/tmp").unwrap();
+    let roots = [tree.dir.path(), other.path()]
+        .map(|path| rustix::fs::open(path, OFlags::PATH, Mode::empty()).unwrap());
+    let store = Store::new(roots.into()).unwrap();
+    for directory in [tree.dir.path(), other.path()] {
+        fs::write(directory.join("f"), "content").unwrap();
+    }
+    // A file where the archives of the second are to be.
+    fs::create_dir(other.path().join(".sidekick")).unwrap();
+    fs::write(other.path().join(".sidekick/archive"), "").unwrap();
+    assert!(store.archive("now-1", &occasion()).is_err());
+    assert_eq!(tree.store.archives().unwrap(), []);
+    fs::remove_file(other.path().join(".sidekick/archive")).unwrap();
+    assert_eq!(store.archive("now-2", &occasion()).unwrap().len(), 2);
+    assert_eq!(store.archives().unwrap().len(), 2);
+}
+
+#[test]
 fn data_that_is_shared_needs_no_room_of_its_own() {
     let size = Size {
         entries: 2,
