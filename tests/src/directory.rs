@@ -47,6 +47,30 @@ pub fn all_labs() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Makes the directory of a lab; false when it is there.
+///
+/// # Errors
+/// When the name cannot be one or the system refuses.
+pub fn make(name: &str) -> Result<bool> {
+    make_below(&base(), &of_lab(name)?)
+}
+
+fn make_below(base: &Path, directory: &Path) -> Result<bool> {
+    loop {
+        // The end of what was the last lab may take the base away at any point in between.
+        match fs::create_dir_all(base) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !base.is_file() => continue,
+            made => made.on("make the directory", base)?,
+        }
+        match fs::create_dir(directory) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).on("make the directory", directory),
+        }
+    }
+}
+
 /// Removes what a lab has on disk, once nothing of it runs any more.
 ///
 /// # Errors
@@ -92,4 +116,29 @@ pub fn plain(dir: &Path) -> Result<PathBuf> {
         return Ok(parts);
     }
     refused(format!("{} is not an absolute path without '..'", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_is_made_while_the_last_one_takes_the_base_away() {
+        let outer = tempfile::tempdir().unwrap();
+        let base = outer.path().join("labs");
+        std::thread::scope(|scope| {
+            for name in ["one", "two", "three"] {
+                let base = &base;
+                scope.spawn(move || {
+                    let directory = base.join(name);
+                    for _ in 0..2000 {
+                        assert!(make_below(base, &directory).unwrap());
+                        fs::remove_dir(&directory).unwrap();
+                        let _ = fs::remove_dir(base);
+                    }
+                });
+            }
+        });
+        assert!(!base.exists());
+    }
 }

@@ -88,12 +88,8 @@ impl Lab {
     pub fn make(options: &LabOptions) -> Result<Lab> {
         check(options)?;
         let directory = directory::of_lab(&options.name)?;
-        let base = directory::base();
-        fs::create_dir_all(&base).on("make the directory", &base)?;
-        match fs::create_dir(&directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Lab::same(options),
-            Err(error) => return Err(error).on("make the directory", &directory),
+        if !directory::make(&options.name)? {
+            return Lab::same(options);
         }
         let mut lab = Lab {
             name: options.name.clone(),
