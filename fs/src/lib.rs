@@ -13,6 +13,7 @@ pub mod control;
 pub mod dirty;
 pub mod exclude;
 pub mod fuse;
+pub mod hash;
 pub mod latency;
 pub mod link;
 pub mod module;

@@ -10,6 +10,7 @@ use crate::backing::Store;
 use crate::clock;
 use crate::config::Config;
 use crate::control::event::{Reporter, What};
+use crate::hash::HashMap;
 use crate::latency::Ring;
 use crate::link::{self, Executor, Outbox};
 use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome};
@@ -21,7 +22,7 @@ use crate::wire::message::{
     Generation, Hello, Identities, Offer, Rejection, Room, Start, ToPrimary, ToSecondary, Top, Welcome,
 };
 use anyhow::Context;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -140,7 +141,7 @@ impl Receiver {
             closed: false,
             before: None,
             rooms: Vec::new(),
-            peer_handles: HashMap::new(),
+            peer_handles: HashMap::default(),
             tracked: Tracked::new(extent_bytes),
         };
         let shared = Shared {

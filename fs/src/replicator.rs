@@ -12,6 +12,7 @@ use crate::control::command::{Refusal, RefusalKind};
 use crate::control::event::{Reporter, What};
 use crate::control::status::Latencies;
 use crate::dirty::maps::Maps;
+use crate::hash::HashMap;
 use crate::latency::Ring;
 use crate::link::{self, Endpoint, LinkError, Outbox};
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
@@ -25,7 +26,7 @@ use crate::wire::frame::Message;
 use crate::wire::message::{
     Generation, Hello, Rejection, Room, SessionId, Start, ToPrimary, ToSecondary, Welcome,
 };
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -150,16 +151,16 @@ impl Replicator {
         let phase = watch::Sender::new(primary.phase());
         let inner = Inner {
             primary,
-            replies: HashMap::new(),
+            replies: HashMap::default(),
             next_ticket: 1,
             out: None,
             connection: 0,
-            lingering: HashMap::new(),
+            lingering: HashMap::default(),
             armed: None,
             actions: Vec::new(),
             peer_rooms: Vec::new(),
-            claims: HashMap::new(),
-            mends: HashMap::new(),
+            claims: HashMap::default(),
+            mends: HashMap::default(),
             copy_failure: None,
         };
         let alone = setup.keeper.current().peer_lacks_data;

@@ -13,6 +13,7 @@ use super::marker::is_own;
 use super::store::Store;
 use super::walk::{RESERVED, is_reserved};
 use crate::control::archive::Archive;
+use crate::hash::HashMap;
 use crate::operation::Name;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
@@ -20,7 +21,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -328,7 +328,7 @@ fn copy(
     let mut copier = Copier {
         manifest: BufWriter::new(File::from(manifest)),
         above: vec![files],
-        links: HashMap::new(),
+        links: HashMap::default(),
     };
     copier.write(&summary.occasion)?;
     walk(source, device, &mut copier)?;

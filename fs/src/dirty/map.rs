@@ -18,8 +18,9 @@
 use super::extents::{Extents, TO_THE_END};
 use super::marks::{Content, Marks, NodeMarks, Place, changed_extents};
 use super::store::REGION_BYTES;
+use crate::hash::HashMap;
 use crate::operation::{InodeId, Name, Operation, RenameMode, Victim};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::ops::Range;
 

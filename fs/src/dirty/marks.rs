@@ -1,9 +1,10 @@
 //! What differs, without order or time.
 
 use super::extents::{Extents, TO_THE_END};
+use crate::hash::HashMap;
 use crate::operation::{InodeId, Name, Operation};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::ops::Range;
 

@@ -1,9 +1,9 @@
 //! Open files and directories: what stands behind the handle number that the kernel sends with each request,
 //! and which inodes some process may write to.
 
+use crate::hash::HashMap;
 use crate::operation::InodeId;
 use fuser::FileHandle;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 

@@ -7,10 +7,10 @@
 //! Used by all session threads and by whoever answers operations. The lock is held for map operations only,
 //! and while [`Inodes::looked_up`] calls back; lock order: this table, then whatever the callback locks.
 
+use crate::hash::HashMap;
 use crate::operation::{Errno, FileHandle, InodeId};
 use fuser::{Generation, INodeNo};
 use rustix::io::Errno as System;
-use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The kernel's number for the root of a mount (`FUSE_ROOT_ID`).

@@ -3,8 +3,8 @@
 //! A notification can wait in the kernel for a page that waits for an answer of ours. So one thread that
 //! serves no request sends them, always after the failed request was answered.
 
+use crate::hash::HashSet;
 use fuser::{INodeNo, Notifier};
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;

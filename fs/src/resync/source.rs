@@ -8,6 +8,7 @@
 use super::lane::{CopyError, Lane};
 use super::pace::{Pace, Turn};
 use super::progress::{Orders, Progress, Step};
+use crate::hash::HashSet;
 use crate::operation::{FileHandle, InodeId, Name};
 use crate::session::claims::{ClaimId, Scope};
 use crate::session::coverage::{Brought, Left, Rest};
@@ -19,7 +20,6 @@ pub use hunch::Hunch;
 use jobs::{Board, Job, Unfinished, jobs_of};
 use names::NAMES_AT_A_TIME;
 use rustix::fs::FileType;
-use std::collections::HashSet;
 use std::num::NonZeroU64;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,9 +5,10 @@
 //! no numbers. No I/O.
 
 use super::pending::{Slot, entries};
+use crate::hash::{HashMap, HashSet};
 use crate::operation::{InodeId, Name, Operation};
+use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::ops::Range;
 use std::time::Duration;

@@ -26,8 +26,9 @@ use super::claims::Scope;
 use super::names::Names;
 use super::pending::entries;
 use crate::dirty::{Content, Extents, Plan, changed_extents};
+use crate::hash::{HashMap, HashSet};
 use crate::operation::{FileHandle, InodeId, Name, Operation, RenameMode, Victim};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
 /// What the target has since the claim.

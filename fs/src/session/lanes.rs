@@ -3,8 +3,8 @@
 //! Both nodes use it, each with its own key: the secondary the session's numbers, the primary its slots. It knows
 //! only what is unfinished; admitting and finishing cost a few hash look-ups, however much is under way.
 
+use crate::hash::HashMap;
 use crate::operation::{InodeId, Operation, Touched};
-use std::collections::HashMap;
 use std::hash::Hash;
 
 /// The unfinished operations and what each waits for.
@@ -30,9 +30,9 @@ struct Waiter<K> {
 impl<K> Default for Lanes<K> {
     fn default() -> Self {
         Lanes {
-            unfinished: HashMap::new(),
+            unfinished: HashMap::default(),
             last_name: None,
-            last_of: HashMap::new(),
+            last_of: HashMap::default(),
         }
     }
 }

@@ -7,8 +7,9 @@
 
 use super::border::{Crossing, Moved, Side, crossing};
 use crate::exclude::{self, PerDirectory};
+use crate::hash::HashMap;
 use crate::operation::{FileHandle, InodeId, Name, NodeKind, Operation, Rename, RenameMode, Touched, Victim};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -135,14 +136,14 @@ impl Names {
         };
         Names {
             entries: (0..excluded.len()).map(root).collect(),
-            busy: HashMap::new(),
-            unsettled: HashMap::new(),
+            busy: HashMap::default(),
+            unsettled: HashMap::default(),
             recent: VecDeque::new(),
             changes: 0,
             dying: 0,
             dropped: Vec::new(),
             kept_out: Vec::new(),
-            peer_handles: HashMap::new(),
+            peer_handles: HashMap::default(),
             excludes_anything: excluded.iter().any(|one| !one.is_empty()),
             excluded,
         }

@@ -1,8 +1,9 @@
 //! Operations that wait without a number because one of their inodes is in a state to be settled first.
 
 use super::pending::Submitted;
+use crate::hash::HashMap;
 use crate::operation::{InodeId, Touched};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 /// What is parked, oldest first, and which inodes are held.
 ///

@@ -1,8 +1,9 @@
 //! One application operation on its way through the primary.
 
 use super::names::Change;
+use crate::hash::HashMap;
 use crate::operation::{Errno, InodeId, Operation, Outcome, Touched};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The place of an operation in the primary's own order, in which it is applied there. Unlike a session's numbers

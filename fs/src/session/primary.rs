@@ -44,12 +44,13 @@ use super::stream::{Sent, Stream};
 use super::verification::Verification;
 use crate::dirty::DirtyMap;
 use crate::exclude::{self, PerDirectory};
+use crate::hash::HashMap;
 use crate::operation::{Applied, Errno, FileHandle, InodeId, Name, Number, Operation};
 use crate::wire::message::{SessionId, ToSecondary};
 use copying::Joining;
 use ending::Ending;
 pub use interface::{Action, Event, Phase, Piece, Settings};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 use survey::Survey;
 use tracking::Tracking;
@@ -152,7 +153,7 @@ impl Primary {
             ending: Ending::No,
             names: Names::excluding(excluded),
             lanes: Lanes::default(),
-            pending: HashMap::new(),
+            pending: HashMap::default(),
             last_slot: Slot(0),
             stream: Stream::default(),
             liveness: Liveness::new(settings.peer_stall, settings.local_stall),

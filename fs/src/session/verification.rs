@@ -9,8 +9,9 @@
 //! again over a new connection, and is marked as any other change.
 
 use super::claims::ClaimId;
+use crate::hash::{HashMap, HashSet};
 use crate::operation::{InodeId, Operation, RenameMode, Victim};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 
 /// See the module.
 #[derive(Debug, Default)]

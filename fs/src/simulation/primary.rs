@@ -9,13 +9,14 @@ use super::world::{Call, World};
 use crate::config::{EXTENT_BYTES_DEFAULT, OnPeerLoss};
 use crate::dirty::store::{Saved, SavedRecord};
 use crate::dirty::{DirtyMap, MarkSeq, Record as Mark};
+use crate::hash::HashMap;
 use crate::operation::{FileHandle, InodeId, Operation};
 use crate::record::{End, Record, Role};
 use crate::session::claims::ClaimId;
 use crate::session::loss::Loss;
 use crate::session::primary::{Action, Event, Phase, Primary, Settings, Slot, Ticket};
 use crate::wire::message::{Generation, SessionId, ToSecondary, Welcome};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -194,8 +195,8 @@ impl World {
             record,
             primary: Primary::new(settings),
             known: Known::new(),
-            lingering: HashMap::new(),
-            kernel: HashMap::from([(super::disk::TOP, InodeId::root(0))]),
+            lingering: HashMap::default(),
+            kernel: HashMap::from_iter([(super::disk::TOP, InodeId::root(0))]),
             work: Vec::new(),
             is_writing: false,
             marks: VecDeque::new(),

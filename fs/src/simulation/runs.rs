@@ -23,6 +23,10 @@ fn faults_of(random: &mut Random) -> Faults {
 }
 
 fn run(seed: u64, forks: bool) -> Seen {
+    world_after(seed, forks).seen.clone()
+}
+
+fn world_after(seed: u64, forks: bool) -> World {
     let mut random = Random(seed ^ 0x51de);
     let durability = if random.percent(30) {
         Durability::Memory
@@ -57,7 +61,7 @@ fn run(seed: u64, forks: bool) -> Seen {
         }
         world.heal();
     }
-    world.seen.clone()
+    world
 }
 
 /// All of them, on as many threads as there are processors.
@@ -131,6 +135,31 @@ fn whatever_happens_nothing_that_was_answered_is_lost() {
     let seen = runs(seeds.clone(), false);
     if seeds == usual {
         check(&seen);
+    }
+}
+
+#[test]
+fn a_seed_goes_the_same_way_every_time() {
+    for (seed, forks) in seeds(0..40).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let (mut one, mut other) = (world_after(seed, forks), world_after(seed, forks));
+        let parting = one
+            .trace()
+            .iter()
+            .zip(other.trace())
+            .position(|(one, other)| one != other);
+        if let Some(at) = parting {
+            let from = at.saturating_sub(5);
+            panic!(
+                "seed {seed}, {forks}: {:#?}\n{:#?}",
+                &one.trace()[from..=at],
+                &other.trace()[from..=at]
+            );
+        }
+        assert_eq!(
+            one.random.below(usize::MAX),
+            other.random.below(usize::MAX),
+            "seed {seed}, {forks}"
+        );
     }
 }
 

@@ -4,6 +4,7 @@ use super::machine::Process;
 use super::store::{self, Known, handle};
 use super::world::World;
 use crate::dirty::store::Saved;
+use crate::hash::HashMap;
 use crate::operation::{Attributes, FileHandle, InodeId, Number, Operation, Outcome, Timestamp};
 use crate::receiver::tracked::Tracked;
 use crate::record::decision::CopyState;
@@ -12,7 +13,7 @@ use crate::session::secondary::{Action, Event, Over, Phase, Secondary};
 use crate::wire::message::{
     Generation, Identities, Rejection, SessionId, Start, ToPrimary, ToSecondary, Welcome,
 };
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 pub(super) struct SecondarySide {
     pub(super) record: Record,
@@ -82,7 +83,7 @@ impl World {
             record,
             secondary: Secondary::new(vec![durability]),
             known: Known::new(),
-            peer_handles: HashMap::new(),
+            peer_handles: HashMap::default(),
             tracked: Tracked::new(super::primary::extent_bytes()),
             before: None,
             running: Vec::new(),

@@ -2,6 +2,7 @@
 
 use super::disk::{ASIDE, CELL_BYTES, Change, Disk, Ino, Node, TOP, Tag, Tree};
 use crate::backing::{Above, Found, Segment, Stat};
+use crate::hash::HashMap;
 use crate::operation::{
     Applied, Attributes, Errno, FileHandle, InodeId, Name, NodeKind, Operation, Outcome, RenameMode,
     Timestamp,
@@ -11,7 +12,6 @@ use crate::wire::bulk::{
 };
 use bytes::Bytes;
 use rustix::fs::FileType;
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
 const EPERM: Errno = Errno(1);
@@ -56,8 +56,8 @@ pub(super) fn time(seconds: i64) -> Timestamp {
 impl Known {
     pub(super) fn new() -> Self {
         let mut known = Known {
-            inodes: HashMap::new(),
-            numbers: HashMap::new(),
+            inodes: HashMap::default(),
+            numbers: HashMap::default(),
             next: 1,
         };
         known.learn(InodeId::root(0), TOP);

@@ -3,8 +3,9 @@
 use super::disk::{Disk, Ino, TOP, Tree};
 use super::primary::Asked;
 use super::store::{self, Known};
+use crate::hash::HashMap;
 use crate::operation::{Applied, Errno, InodeId, Operation, Outcome};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// See the module. Inodes here are called otherwise than on any disk.
 pub(super) struct Truth {
@@ -25,7 +26,7 @@ impl Truth {
     pub(super) fn new() -> Self {
         Truth {
             disk: Disk::new(),
-            inos: HashMap::from([(TOP, TOP)]),
+            inos: HashMap::from_iter([(TOP, TOP)]),
             maybe: Vec::new(),
             holds: [true; 2],
             has_all: [false; 2],

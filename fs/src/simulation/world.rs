@@ -188,6 +188,11 @@ impl World {
         self.trace.push(format!("{:?} {name} {what}", self.now));
     }
 
+    /// What was done, in order.
+    pub(super) fn trace(&self) -> &[String] {
+        &self.trace
+    }
+
     pub(super) fn primary_at(&self) -> Option<usize> {
         (0..2).find(|at| matches!(self.machines[*at].process, Process::Primary(_)))
     }

@@ -1,8 +1,8 @@
 //! A whole directory in words, so that two can be compared.
 
 use crate::backing::RESERVED;
+use crate::hash::HashMap;
 use rustix::fs::{Advice, SeekFrom};
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// mtime, device, all extended attributes, data and holes. Our own directory and attributes are left out.
 pub(crate) fn tree_of(top: &Path) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut first_names = HashMap::new();
+    let mut first_names = HashMap::default();
     // Not by recursion: trees may be deep.
     let mut waiting = vec![PathBuf::new()];
     while let Some(path) = waiting.pop() {

@@ -4,10 +4,11 @@ use super::records::{BadValue, RANGES_MAX, REGION_BYTES, SavedRecord};
 use crate::dirty::extents::Extents;
 use crate::dirty::marks::{Content, Marks, NodeMarks, Place};
 use crate::dirty::{Plan, Record};
+use crate::hash::{HashMap, HashSet};
 use crate::operation::{FileHandle, InodeId, Name};
 use crate::record::split_brain::Change;
 use crate::wire::message::Generation;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
 /// Largest offset in a file (`loff_t`).
@@ -72,8 +73,8 @@ impl Saved {
             everything: false,
             changed: false,
             coarse: false,
-            nodes: HashMap::new(),
-            names: HashMap::new(),
+            nodes: HashMap::default(),
+            names: HashMap::default(),
             additions: BTreeSet::new(),
         }
     }
@@ -87,7 +88,7 @@ impl Saved {
         find: &dyn Fn(InodeId) -> Option<(usize, FileHandle)>,
         peer: &dyn Fn(InodeId) -> Option<FileHandle>,
     ) -> Self {
-        let mut nodes = HashMap::with_capacity(plan.nodes.len());
+        let mut nodes = HashMap::with_capacity_and_hasher(plan.nodes.len(), Default::default());
         for (inode, marks) in &plan.nodes {
             let Some((root, handle)) = find(*inode) else {
                 continue;
@@ -145,7 +146,7 @@ impl Saved {
         // What lies in a directory that is gone is gone.
         self.names.retain(|directory, _| known.contains(directory));
         self.additions.retain(|directory| known.contains(directory));
-        let (mut numbers, mut peers) = (HashMap::new(), HashMap::new());
+        let (mut numbers, mut peers): (HashMap<_, _>, HashMap<_, _>) = Default::default();
         for (old, node) in &self.nodes {
             let new = number(*old, node);
             numbers.insert(*old, new);
@@ -275,7 +276,7 @@ impl Saved {
     /// This map with other names for its inodes: those of the process that has read it. `rename` gives two inodes
     /// two names.
     pub fn renumber(self, mut rename: impl FnMut(InodeId) -> InodeId) -> Saved {
-        let mut nodes = HashMap::with_capacity(self.nodes.len());
+        let mut nodes = HashMap::with_capacity_and_hasher(self.nodes.len(), Default::default());
         for (inode, mut node) in self.nodes {
             if let Some(place) = &mut node.place {
                 place.parent = rename(place.parent);

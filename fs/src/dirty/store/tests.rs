@@ -4,7 +4,7 @@ use super::*;
 use crate::dirty::extents::Extents;
 use crate::dirty::marks::{Content, Place};
 use crate::operation::Name;
-use proptest::collection::{btree_set, hash_map, vec};
+use proptest::collection::{btree_set, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 use std::os::unix::fs::PermissionsExt;
@@ -111,11 +111,12 @@ prop_compose! {
         names_moved in any::<bool>(),
         peer_checkpoint in any::<u64>(),
         [everything, changed, coarse] in any::<[bool; 3]>(),
-        nodes in hash_map(any_inode(), any_node(), 0..40),
-        names in hash_map(any_inode(), btree_set(any_name(), 1..20), 0..10),
+        nodes in vec((any_inode(), any_node()), 0..40),
+        names in vec((any_inode(), btree_set(any_name(), 1..20)), 0..10),
         additions in btree_set(any_inode(), 0..20),
     ) -> Saved {
         let generation = Generation(generation);
+        let (nodes, names) = (nodes.into_iter().collect(), names.into_iter().collect());
         Saved {
             generation, names_moved, peer_checkpoint, everything, changed, coarse, nodes, names, additions,
         }

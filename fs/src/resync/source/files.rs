@@ -5,6 +5,7 @@ use super::Source;
 use super::jobs::{Board, Job, Large, Unfinished};
 use crate::backing::{Segment, Stat, has_zero_page};
 use crate::dirty::Extents;
+use crate::hash::{HashMap, HashSet};
 use crate::operation::{Errno, InodeId};
 use crate::session::claims::Scope;
 use crate::session::coverage::Brought;
@@ -12,7 +13,7 @@ use crate::wire::bulk::{BLOCK_BYTES, BLOCKS_MAX, Block, DATA_BYTES_MAX, Sum, ToS
 use bytes::Bytes;
 use rustix::fs::FileType;
 use rustix::io::Errno as System;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -532,7 +533,7 @@ impl Source<'_> {
         let inode = file.inode;
         let segments = self.segments(inode, offset, length)?;
         let mut sent = Sent::default();
-        let mut equal = HashMap::new();
+        let mut equal: HashMap<_, _> = HashMap::default();
         if file.new {
             // What is written here from now on is shipped.
             if segments.iter().all(|segment| !segment.is_data) {

@@ -5,6 +5,7 @@ use super::Source;
 use super::files::{is_gone, kind_of, read, size_of};
 use super::jobs::{Board, Job, Unfinished};
 use crate::backing::{Found, Stat};
+use crate::hash::HashSet;
 use crate::operation::{Errno, InodeId, Name, NodeKind};
 use crate::session::claims::Scope;
 use crate::session::coverage::Brought;
@@ -12,7 +13,7 @@ use crate::wire::bulk::{Entry, Node, Placed, ToSource, ToTarget};
 use bytes::Bytes;
 use rustix::fs::FileType;
 use rustix::io::Errno as System;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
@@ -129,7 +130,7 @@ impl Source<'_> {
         let mut entries = Vec::with_capacity(names.len());
         let mut statuses = Vec::with_capacity(names.len());
         // Told of by this very request.
-        let mut bound = HashSet::new();
+        let mut bound = HashSet::default();
         let excluding = match self.store.excluding(directory) {
             Ok(excluding) => excluding,
             Err(errno) if is_gone(errno) => return Ok(Vec::new()),

@@ -11,12 +11,13 @@ use super::jobs::{Board, Job};
 use super::names::NAMES_AT_A_TIME;
 use crate::backing::{Above, Stat};
 use crate::dirty::{Content, Place, Plan};
+use crate::hash::HashMap;
 use crate::operation::{FileHandle, InodeId, Name};
 use crate::session::claims::Scope;
 use crate::session::coverage::Brought;
 use crate::wire::bulk::{By, Identify};
 use rustix::fs::FileType;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// Inodes that the target is told of at a time.
 const NODES_AT_A_TIME: usize = 256;

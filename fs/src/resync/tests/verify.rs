@@ -6,6 +6,7 @@ use crate::backing::Store;
 use crate::backing::tests::scratch::{Scratch, name};
 use crate::backing::tests::tree::{tree_of, tree_without_holes_of};
 use crate::control::verification::{Aspect, Difference, Repair, Report};
+use crate::hash::{HashMap, HashSet};
 use crate::operation::*;
 use crate::resync::lane::{Carrier, CopyError, Lane};
 use crate::resync::pace::Pace;
@@ -17,7 +18,7 @@ use crate::session::names::unfilled_handle;
 use crate::wire::bulk::{ToSource, ToTarget};
 use crate::wire::frame::Message;
 use proptest::prelude::*;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -198,7 +199,7 @@ impl Session for Quiet<'_> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         self.there.forget_all();
-        let mut told = HashSet::new();
+        let mut told = HashSet::default();
         for operation in operations {
             match &operation {
                 Operation::Bind { inode, parent, .. } => {

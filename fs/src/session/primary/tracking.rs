@@ -13,10 +13,11 @@
 
 use super::{Action, Primary, State};
 use crate::dirty::{DirtyMap, EpochId, MarkSeq, Place, Plan, Record};
+use crate::hash::{HashMap, HashSet};
 use crate::operation::{FileHandle, InodeId, Name, Number, Operation};
 use crate::session::pending::{Pending, Slot, Submitted};
 use crate::wire::message::ToSecondary;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The dirty map and what the session keeps beside it.
@@ -75,8 +76,8 @@ impl Tracking {
             map,
             lost: None,
             marking: BTreeMap::new(),
-            peers: HashMap::new(),
-            placed: HashSet::new(),
+            peers: HashMap::default(),
+            placed: HashSet::default(),
             names_moved: false,
             checkpoint: Checkpoint::Idle,
             uncounted: 0,
@@ -238,8 +239,8 @@ impl Primary {
         let before: Vec<InodeId> = self.tracking.map.plan().nodes.keys().copied().collect();
         self.tracking.map.joined();
         self.tracking.lost = None;
-        self.tracking.peers = HashMap::new();
-        self.tracking.placed = HashSet::new();
+        self.tracking.peers = HashMap::default();
+        self.tracking.placed = HashSet::default();
         self.tracking.names_moved = false;
         for inode in before {
             if self.tracking.map.is_marked(inode) {

@@ -4,6 +4,7 @@ use super::copying::Joining;
 use super::ending::Ending;
 use super::local::describe;
 use super::{Action, Primary};
+use crate::hash::HashSet;
 use crate::operation::{InodeId, Name, Operation, Outcome};
 use crate::session::claims::ClaimId;
 use crate::session::loss::LossKind;
@@ -11,7 +12,6 @@ use crate::session::names::used;
 use crate::session::pending::is_broken_disk;
 use crate::session::stream::Sent;
 use crate::session::verification::Verification;
-use std::collections::HashSet;
 use std::time::Duration;
 
 impl Primary {
@@ -107,7 +107,7 @@ impl Primary {
         for inode in operations.iter().flat_map(Operation::touches) {
             self.names.unbind_path(inode);
         }
-        let mut told = HashSet::new();
+        let mut told: HashSet<_> = HashSet::default();
         for operation in operations {
             let mut binds = Vec::new();
             let known = |inode: &&InodeId| !told.contains(*inode);

@@ -2,10 +2,11 @@
 
 use super::interface::Action;
 use crate::config::Durability;
+use crate::hash::HashMap;
 use crate::operation::{InodeId, Number, Operation, Outcome};
 use crate::session::lanes::Lanes;
 use crate::wire::message::{Answer, Generation, Running, SessionId, ToPrimary};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Most operations that were received and have not ended. The primary has at most as many under way as its kernel

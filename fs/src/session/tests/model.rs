@@ -1,10 +1,11 @@
 //! A file system in memory with the same outcomes as the real store's.
 
+use crate::hash::HashMap;
 use crate::operation::{
     Applied, Errno, FileHandle, InodeId, Name, NodeKind, Operation, Outcome, RenameMode, Timestamp, XattrName,
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 pub(super) const EIO: Errno = Errno(5);
 pub(super) const ENOENT: Errno = Errno(2);
@@ -103,7 +104,7 @@ impl Model {
     /// Everything below the root, so that two models can be compared whatever their numbers are.
     pub(super) fn listing(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut seen = HashMap::new();
+        let mut seen = HashMap::default();
         self.list(self.known[&InodeId(1)], "", &mut seen, &mut lines);
         lines
     }

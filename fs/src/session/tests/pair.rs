@@ -5,6 +5,7 @@ use super::model::{Model, name, time, xattr_name};
 use super::verifying::Verifier;
 use crate::config::{Durability, OnPeerLoss};
 use crate::dirty::MarkSeq;
+use crate::hash::{HashMap, HashSet};
 use crate::operation::{
     Applied, Attributes, Create, Errno, InodeId, Name, NodeKind, Operation, Outcome, Rename, RenameMode,
     Unlink, Victim, XattrMode,
@@ -15,7 +16,7 @@ use crate::session::repair::undo_name_operation;
 use crate::session::secondary::{self, Over, Secondary};
 use crate::wire::message::{Generation, Identities, SessionId, Start, ToPrimary, ToSecondary, Welcome};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub(super) const PEER_STALL: Duration = Duration::from_secs(10);
@@ -129,18 +130,18 @@ impl Pair {
             running_here: Vec::new(),
             running_there: Vec::new(),
             frozen_there: false,
-            log_here: HashSet::new(),
-            log_there: HashSet::new(),
-            slots: HashSet::new(),
-            numbers: HashSet::new(),
+            log_here: HashSet::default(),
+            log_there: HashSet::default(),
+            slots: HashSet::default(),
+            numbers: HashSet::default(),
             asked: BTreeMap::new(),
             locked: BTreeSet::new(),
-            acknowledged: HashSet::new(),
+            acknowledged: HashSet::default(),
             replies: Vec::new(),
             next: 0,
             next_inode: 1,
             kernel,
-            adopted: HashMap::new(),
+            adopted: HashMap::default(),
             lookups: Vec::new(),
             dirty_unbound: false,
             verifier: Verifier::default(),

@@ -4,6 +4,7 @@
 use super::model::{Model, time};
 use super::pair::{Faults, Pair};
 use crate::config::OnPeerLoss;
+use crate::hash::HashMap;
 use crate::operation::{Attributes, InodeId, Name, Operation};
 use crate::random::Seed;
 use crate::session::claims::{ClaimId, Scope};
@@ -11,7 +12,6 @@ use crate::session::coverage::Brought;
 use crate::session::names::unfilled_handle;
 use crate::session::primary::{self, Phase};
 use bytes::Bytes;
-use std::collections::HashMap;
 
 /// Claims at a time.
 const HELD_MAX: usize = 4;
