@@ -206,6 +206,7 @@ impl Module {
             Secondary::new(durability),
             store,
             self.keeper.clone(),
+            self.maps.clone(),
             self.reporter.clone(),
             self.runtime.clone(),
             self.endpoint.executor().clone(),

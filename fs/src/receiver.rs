@@ -10,6 +10,7 @@ use crate::backing::Store;
 use crate::clock;
 use crate::config::Config;
 use crate::control::event::{Reporter, What};
+use crate::dirty::maps::Maps;
 use crate::hash::HashMap;
 use crate::latency::Ring;
 use crate::link::{self, Executor, Outbox};
@@ -23,6 +24,7 @@ use crate::wire::message::{
 };
 use anyhow::Context;
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,6 +54,9 @@ struct Shared {
     inner: Mutex<Inner>,
     store: Arc<Store>,
     keeper: Arc<Keeper>,
+    /// What was changed here while this node was alone.
+    maps: Arc<Maps>,
+    extent_bytes: NonZeroU64,
     reporter: Reporter,
     runtime: Handle,
     executor: Executor,
@@ -127,6 +132,7 @@ impl Receiver {
         secondary: Secondary,
         store: Arc<Store>,
         keeper: Arc<Keeper>,
+        maps: Arc<Maps>,
         reporter: Reporter,
         runtime: Handle,
         executor: Executor,
@@ -148,6 +154,8 @@ impl Receiver {
             inner: Mutex::new(inner),
             store,
             keeper,
+            maps,
+            extent_bytes,
             reporter,
             runtime,
             executor,

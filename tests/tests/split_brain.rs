@@ -183,7 +183,19 @@ fn what_both_have_changed_is_decided_by_a_person_and_put_aside_first() {
     connect(&pair, "a", OVERWRITE).unwrap();
     assert_joined(&pair, "a");
     assert_eq!(split_of(&pair, "b"), None);
-    assert_same(&archive_of(&pair, "b"), &kept);
+    let archive = archive_of(&pair, "b");
+    assert_same(&archive, &kept);
+    let changes = fs::read_to_string(archive.with_file_name("changes.jsonl")).unwrap();
+    let lines: Vec<&str> = changes.lines().collect();
+    assert_eq!(lines[0], r#"{"known":true}"#);
+    for line in [
+        r#"{"path":"of-b","change":"new"}"#,
+        r#"{"path":"link","change":"gone"}"#,
+        r#"{"path":"d/e","change":"gone"}"#,
+        r#"{"path":"moved","change":"moved","from":"d/e"}"#,
+    ] {
+        assert!(lines.contains(&line), "{line}:\n{changes}");
+    }
     // Neither shown, nor verified, nor copied.
     assert_eq!(pair.run("ls -a | grep -c sidekick || true"), "0");
     let name = archives(&pair, "b")[0].name.clone();

@@ -3,10 +3,15 @@
 //! An archive lies in our own directory, `.sidekick/archive/<time>-<generation>`, which is on the same file system
 //! also where the replicated directory is a mount point, and which no copy touches. It holds `files`, everything that
 //! the replicated directory held (shared with it where the file system can, else copied with its holes),
-//! `manifest.jsonl`, which lists it, and `summary.json`. Until it is on disk its name ends with `.partial`; what a crash
+//! `manifest.jsonl`, which lists it, `changes.jsonl`, which says what of it was changed apart from the other copy
+//! ([`changes`]), and `summary.json`. Until it is on disk its name ends with `.partial`; what a crash
 //! leaves of such a one is removed by the next.
 //!
 //! Nothing else changes the directory meanwhile: it is a secondary's, covered and without a session.
+
+mod changes;
+
+pub use changes::Changes;
 
 use super::abilities::reserved_directory;
 use super::marker::is_own;
@@ -105,12 +110,18 @@ struct Line<'a> {
 }
 
 impl Store {
-    /// Makes an archive of each replicated directory that holds anything, as `name`.
+    /// Makes an archive of each replicated directory that holds anything, as `name`. `changes`: none when it is not
+    /// known what was changed apart.
     ///
     /// # Errors
     /// [`ArchiveError`]; then nothing of the directories may be overwritten, and there is none of this name.
-    pub fn archive(&self, name: &str, occasion: &Occasion) -> Result<Vec<Archived>, ArchiveError> {
-        let made = self.archive_all(name, occasion);
+    pub fn archive(
+        &self,
+        name: &str,
+        occasion: &Occasion,
+        changes: Option<&Changes<'_>>,
+    ) -> Result<Vec<Archived>, ArchiveError> {
+        let made = self.archive_all(name, occasion, changes);
         if made.is_err()
             && let Err(error) = self.remove_archive(name)
         {
@@ -119,7 +130,12 @@ impl Store {
         made
     }
 
-    fn archive_all(&self, name: &str, occasion: &Occasion) -> Result<Vec<Archived>, ArchiveError> {
+    fn archive_all(
+        &self,
+        name: &str,
+        occasion: &Occasion,
+        changes: Option<&Changes<'_>>,
+    ) -> Result<Vec<Archived>, ArchiveError> {
         let mut made = Vec::new();
         for index in 0..self.directories() {
             let root = self.root(index);
@@ -152,7 +168,15 @@ impl Store {
                 entries: size.entries,
                 bytes: size.bytes,
             };
-            copy(root.mount.as_fd(), root.device, archives.as_fd(), name, &summary)?;
+            let list = |file| changes::write(self, index, changes, file);
+            copy(
+                root.mount.as_fd(),
+                root.device,
+                archives.as_fd(),
+                name,
+                &summary,
+                list,
+            )?;
             made.push(Archived {
                 place: format!("{directory}/.sidekick/{ARCHIVE}/{name}"),
                 entries: size.entries,
@@ -314,6 +338,7 @@ fn copy(
     archives: BorrowedFd<'_>,
     name: &str,
     summary: &Summary,
+    list_changes: impl FnOnce(OwnedFd) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
     let partial = format!("{name}{PARTIAL}");
     let make = |parent: BorrowedFd<'_>, name: &str| {
@@ -336,6 +361,9 @@ fn copy(
         .manifest
         .flush()
         .map_err(|error| io_failed("write", MANIFEST.as_bytes(), &error))?;
+    let changes = new_file(archive.as_fd(), c"changes.jsonl")
+        .map_err(|errno| failed("make", changes::CHANGES.as_bytes(), errno))?;
+    list_changes(changes)?;
     new_file(archive.as_fd(), c"summary.json")
         .map_err(io::Error::from)
         .and_then(|file| serde_json::to_writer(File::from(file), summary).map_err(io::Error::from))

@@ -43,7 +43,7 @@ mod written;
 pub(crate) mod tests;
 
 pub use acl::{Inherited, inherit};
-pub use archive::{ArchiveError, Archived, Occasion};
+pub use archive::{ArchiveError, Archived, Changes, Occasion};
 pub use blocks::{Segment, has_zero_page};
 pub use error::{BackingError, CopyFailure};
 pub use excluded::{Excluding, Leftovers};

@@ -181,7 +181,7 @@ impl Store {
         found.is_ok_and(|found| !found.is_empty() && found.iter().all(|segment| !segment.is_data))
     }
 
-    fn open_spot(&self, spot: &Spot) -> Result<Opened> {
+    pub(super) fn open_spot(&self, spot: &Spot) -> Result<Opened> {
         let Some(root) = self.roots().get(spot.root as usize) else {
             return Err(Errno::INVAL);
         };

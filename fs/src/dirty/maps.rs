@@ -2,6 +2,7 @@
 
 use super::store::{MapStore, Saved, SavedRecord, StoreError};
 use crate::operation::{FileHandle, InodeId};
+use crate::record::Record;
 use crate::wire::message::Generation;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,18 @@ impl Maps {
     /// As [`MapStore::load`].
     pub fn load(&self) -> Result<Option<Saved>, StoreError> {
         self.lock().load()
+    }
+
+    /// What this node has changed without its peer, as `record` tells of it; none when that is not known.
+    ///
+    /// # Errors
+    /// As [`MapStore::load`].
+    pub fn changed_alone(&self, record: &Record) -> Result<Option<Saved>, StoreError> {
+        if !record.peer_lacks_data || !record.tracked {
+            return Ok(None);
+        }
+        let saved = self.lock().load()?;
+        Ok(saved.filter(|saved| Some(saved.generation) == record.generation))
     }
 
     /// As [`MapStore::replace`]; a store that has failed before is opened again.

@@ -74,9 +74,7 @@ pub enum LinkError {
         reason: String,
     },
     /// No answer in time.
-    #[error(
-        "{remote} did not complete a connection within {limit:?}: is skfs running there, and does UDP pass?"
-    )]
+    #[error("{remote} did not complete a connection within {limit:?}")]
     NoAnswer {
         /// The address.
         remote: SocketAddr,

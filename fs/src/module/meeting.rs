@@ -50,14 +50,9 @@ impl Module {
     /// What this node, which is a secondary, has changed without its peer.
     fn changed_alone(&self, store: &Store) -> Change {
         let record = self.keeper.current();
-        if !record.peer_lacks_data || !record.tracked {
-            return Change::UNKNOWN;
-        }
-        tokio::task::block_in_place(|| match self.maps.load() {
-            Ok(Some(saved)) if Some(saved.generation) == record.generation => {
-                store.amount(&saved, self.config.extent_bytes)
-            }
-            Ok(_) => Change::UNKNOWN,
+        tokio::task::block_in_place(|| match self.maps.changed_alone(&record) {
+            Ok(Some(saved)) => store.amount(&saved, self.config.extent_bytes),
+            Ok(None) => Change::UNKNOWN,
             Err(error) => {
                 warn!(%error, "how much was changed here without the peer is not known");
                 Change::UNKNOWN

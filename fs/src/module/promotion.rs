@@ -137,9 +137,9 @@ impl Module {
                 RefusalKind::NotUpToDate,
                 format!(
                     "{node} cannot become primary without {peer}, which it left the next beginning to when their last \
-                     session ended, and which may have begun alone since: {}. Start {peer} as secondary first, or make \
-                     it the primary; or, if you know that this copy is the one to keep, use --force: the other copy \
-                     then needs a full copy",
+                     session ended, and which may have begun alone since. Start {peer} as secondary first, or make it \
+                     the primary; or, if you know that this copy is the one to keep, use --force: the other copy then \
+                     needs a full copy. What came of asking it: {}",
                     failure.message
                 ),
             )

@@ -1,7 +1,7 @@
 //! What this node loses by a copy is put aside before it is answered.
 
 use super::*;
-use crate::backing::{ArchiveError, Occasion};
+use crate::backing::{ArchiveError, Changes, Occasion};
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
@@ -58,9 +58,17 @@ impl Shared {
             generation: line(record.generation),
             base: line(record.base),
         };
+        let map = self.maps.changed_alone(record).unwrap_or_else(|error| {
+            warn!(%error, "the archive cannot say what was changed");
+            None
+        });
+        let changes = map.as_ref().map(|map| Changes {
+            map,
+            extent_bytes: self.extent_bytes,
+        });
         let now = humantime_serde::re::humantime::format_rfc3339_millis(SystemTime::now());
         let name = format!("{now}-{}", occasion.generation);
-        for archived in self.store.archive(&name, &occasion)? {
+        for archived in self.store.archive(&name, &occasion, changes.as_ref())? {
             let message = format!(
                 "what this node would lose was put aside in {}: {} entries, {} bytes of data",
                 archived.place, archived.entries, archived.bytes

@@ -28,7 +28,7 @@ impl Tree {
     }
 
     fn archive(&self) -> Vec<Archived> {
-        self.store.archive("now-1", &occasion()).unwrap()
+        self.store.archive("now-1", &occasion(), None).unwrap()
     }
 }
 
@@ -185,11 +185,129 @@ fn of_several_directories_all_are_put_aside_or_none() {
     // A file where the archives of the second are to be.
     fs::create_dir(other.path().join(".sidekick")).unwrap();
     fs::write(other.path().join(".sidekick/archive"), "").unwrap();
-    assert!(store.archive("now-1", &occasion()).is_err());
+    assert!(store.archive("now-1", &occasion(), None).is_err());
     assert_eq!(tree.store.archives().unwrap(), []);
     fs::remove_file(other.path().join(".sidekick/archive")).unwrap();
-    assert_eq!(store.archive("now-2", &occasion()).unwrap().len(), 2);
+    assert_eq!(store.archive("now-2", &occasion(), None).unwrap().len(), 2);
     assert_eq!(store.archives().unwrap().len(), 2);
+}
+
+#[test]
+fn what_was_changed_apart_is_listed_by_path() {
+    use crate::dirty::store::{Saved, SavedNode};
+    use crate::dirty::{Content, Extents, Place};
+    use crate::operation::InodeId;
+    use std::ffi::OsStr;
+    use std::num::NonZeroU64;
+    use std::os::unix::ffi::OsStrExt;
+
+    let tree = Tree::new();
+    let odd = tree.dir.path().join(OsStr::from_bytes(b"odd-\xff"));
+    fs::create_dir_all(tree.path("d/e")).unwrap();
+    fs::create_dir(tree.path("listed")).unwrap();
+    for name in [
+        "data",
+        "d/moved",
+        "kept",
+        "same",
+        "new",
+        "d/out-of-nowhere",
+        "removed",
+    ] {
+        fs::write(tree.path(name), "content").unwrap();
+    }
+    fs::hard_link(tree.path("kept"), tree.path("d/linked")).unwrap();
+    fs::write(&odd, "odd").unwrap();
+    let mut map = Saved::new(crate::wire::message::Generation([7; 16]));
+    map.changed = true;
+    let mut number = 0;
+    let mut mark = |path: &Path, content: Content, attributes: bool, place: Option<(InodeId, &str)>| {
+        number += 1;
+        let descriptor = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).unwrap();
+        let name = |name: &str| Name::new(name.as_bytes()).unwrap();
+        let node = SavedNode {
+            root: 0,
+            handle: crate::backing::handle::of(descriptor.as_fd()).unwrap(),
+            peer_handle: None,
+            place: place.map(|(parent, text)| Place {
+                parent,
+                name: name(text),
+            }),
+            content,
+            attributes,
+        };
+        map.nodes.insert(InodeId(number), Box::new(node));
+        InodeId(number)
+    };
+    let none = || Content::Extents(Extents::default());
+    let extent = |range: std::ops::Range<u64>| {
+        let mut extents = Extents::default();
+        extents.insert(range);
+        Content::Extents(extents)
+    };
+    let root = mark(tree.dir.path(), none(), false, None);
+    let d = mark(&tree.path("d"), none(), true, Some((root, "d")));
+    let listed = mark(&tree.path("listed"), none(), false, Some((root, "listed")));
+    let gone = mark(&tree.path("d/e"), none(), false, Some((d, "e")));
+    mark(&tree.path("data"), extent(1..9), false, Some((root, "data")));
+    mark(&tree.path("d/moved"), none(), false, Some((root, "was")));
+    mark(&tree.path("d/out-of-nowhere"), none(), false, Some((gone, "x")));
+    mark(&tree.path("kept"), none(), true, Some((root, "kept")));
+    mark(&tree.path("new"), Content::Fresh, true, None);
+    mark(&odd, Content::Whole, false, None);
+    mark(
+        &tree.path("removed"),
+        Content::Whole,
+        true,
+        Some((root, "removed")),
+    );
+    fs::remove_file(tree.path("removed")).unwrap();
+    fs::remove_dir(tree.path("d/e")).unwrap();
+    map.additions.insert(listed);
+    let names = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| Name::new(text.as_bytes()).unwrap())
+            .collect()
+    };
+    map.names.insert(root, names(&["was", "removed"]));
+    map.names.insert(d, names(&["moved", "e"]));
+
+    let extent_bytes = NonZeroU64::new(4).unwrap();
+    let changes = Changes {
+        map: &map,
+        extent_bytes,
+    };
+    tree.store.archive("now-1", &occasion(), Some(&changes)).unwrap();
+    let list = fs::read_to_string(tree.archives().join("now-1/changes.jsonl")).unwrap();
+    let expected = [
+        r#"{"known":true}"#,
+        r#"{"path":"d","change":"attributes"}"#,
+        r#"{"path":"d/linked","change":"attributes"}"#,
+        r#"{"path":"d/moved","change":"moved","from":"was"}"#,
+        r#"{"path":"d/out-of-nowhere","change":"moved"}"#,
+        r#"{"path":"data","change":"data","ranges":[[4,7]]}"#,
+        r#"{"path":"kept","change":"attributes"}"#,
+        r#"{"path":"listed","change":"listing"}"#,
+        r#"{"path":"new","change":"new"}"#,
+        "{\"path\":\"odd-\u{fffd}\",\"path_bytes\":[111,100,100,45,255],\"change\":\"data\",\"ranges\":[[0,3]]}",
+        r#"{"path":"removed","change":"gone"}"#,
+        r#"{"path":"was","change":"gone"}"#,
+        r#"{"path":"d/e","change":"gone"}"#,
+        r#"{"path":"d/moved","change":"name"}"#,
+    ];
+    assert_eq!(list.lines().collect::<Vec<_>>(), expected);
+
+    map.everything = true;
+    let changes = Changes {
+        map: &map,
+        extent_bytes,
+    };
+    for (name, changes) in [("now-2", Some(&changes)), ("now-3", None)] {
+        tree.store.archive(name, &occasion(), changes).unwrap();
+        let list = fs::read_to_string(tree.archives().join(name).join("changes.jsonl")).unwrap();
+        assert_eq!(list, "{\"known\":false}\n");
+    }
 }
 
 #[test]

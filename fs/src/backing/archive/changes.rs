@@ -1,0 +1,294 @@
+//! `changes.jsonl`: what this copy's map says may differ from the other one, with paths. It names at least all that was
+//! changed apart; what both have all the same may be in it.
+//!
+//! The first line says whether that is known. The others are about one path each; a path may have several.
+//!
+//! | `change` | it says |
+//! |---|---|
+//! | `new` | the other copy never had it |
+//! | `data` | in these `ranges` of bytes, from and up to, or the whole file |
+//! | `attributes` | owner, mode, times or extended attributes |
+//! | `listing` | of a directory: any name that this copy alone has may be new |
+//! | `moved` | it was at `from` when the two parted; without `from`, in a directory that is gone |
+//! | `name` | the name leads to something else than it did |
+//! | `gone` | the name is no more: removed, or moved away |
+
+use super::{ArchiveError, Visitor, failed, io_failed, walk};
+use crate::backing::store::{Root, Store};
+use crate::dirty::store::{Saved, SavedNode};
+use crate::dirty::{Content, Place};
+use crate::hash::HashMap;
+use crate::operation::InodeId;
+use crate::wire::survey::Spot;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::io::Errno;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::num::NonZeroU64;
+
+pub(super) const CHANGES: &str = "changes.jsonl";
+
+/// What a list is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Changes<'a> {
+    /// The map of the time in which this copy was changed.
+    pub map: &'a Saved,
+    /// The unit of its extents.
+    pub extent_bytes: NonZeroU64,
+}
+
+#[derive(Serialize)]
+struct Head {
+    known: bool,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    path: String,
+    /// The path as it is, where that is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<&'a [u8]>,
+    #[serde(flatten)]
+    change: Change,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+enum Change {
+    New,
+    Data {
+        ranges: Vec<(u64, u64)>,
+    },
+    Attributes,
+    Listing,
+    Moved {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+    },
+    Name,
+    Gone,
+}
+
+/// Writes the list of the replicated directory `index` to `file`.
+pub(super) fn write(
+    store: &Store,
+    index: usize,
+    changes: Option<&Changes<'_>>,
+    file: OwnedFd,
+) -> Result<(), ArchiveError> {
+    let mut list = List(BufWriter::new(File::from(file)));
+    match changes.filter(|changes| !changes.map.everything) {
+        None => list.put(&Head { known: false })?,
+        Some(changes) => {
+            list.put(&Head { known: true })?;
+            let places = Places::find(store, index, changes.map)?;
+            places.list_nodes(changes, &mut list)?;
+            places.list_names(store, changes.map, &mut list)?;
+        }
+    }
+    list.0.flush().map_err(unwritable)
+}
+
+struct List(BufWriter<File>);
+
+impl List {
+    fn put(&mut self, line: &impl Serialize) -> Result<(), ArchiveError> {
+        serde_json::to_writer(&mut self.0, line)
+            .map_err(io::Error::from)
+            .and_then(|()| self.0.write_all(b"\n"))
+            .map_err(unwritable)
+    }
+
+    fn tell(&mut self, path: &[u8], change: Change) -> Result<(), ArchiveError> {
+        self.put(&Line {
+            path: String::from_utf8_lossy(path).into_owned(),
+            path_bytes: std::str::from_utf8(path).is_err().then_some(path),
+            change,
+        })
+    }
+}
+
+fn unwritable(error: io::Error) -> ArchiveError {
+    io_failed("write", CHANGES.as_bytes(), &error)
+}
+
+/// Where what is marked lies.
+struct Places {
+    /// By path.
+    found: BTreeMap<Vec<u8>, Found>,
+    /// One of the paths of each inode.
+    paths: HashMap<InodeId, Vec<u8>>,
+}
+
+struct Found {
+    inode: InodeId,
+    size: u64,
+    is_directory: bool,
+}
+
+impl Places {
+    /// An inode is known again by its number, as nothing changes meanwhile.
+    fn find(store: &Store, index: usize, map: &Saved) -> Result<Places, ArchiveError> {
+        let root = store.root(index);
+        let mut wanted: HashMap<u64, InodeId> = HashMap::default();
+        for (inode, node) in map.nodes.iter().filter(|(_, node)| node.root as usize == index) {
+            let status = store.open_spot(&spot(node)).and_then(|opened| opened.status());
+            match status {
+                Ok(status) => {
+                    wanted.insert(status.st_ino, *inode);
+                }
+                // What is gone has no path.
+                Err(Errno::STALE) => {}
+                Err(errno) => return Err(failed("look for", inode.to_string().as_bytes(), errno)),
+            }
+        }
+        let mut finder = Finder {
+            wanted,
+            found: BTreeMap::new(),
+        };
+        finder.top(root)?;
+        walk(root.mount.as_fd(), root.device, &mut finder)?;
+        let found = finder.found;
+        let paths = found.iter().map(|(path, found)| (found.inode, path.clone()));
+        Ok(Places {
+            paths: paths.collect(),
+            found,
+        })
+    }
+
+    fn list_nodes(&self, changes: &Changes<'_>, list: &mut List) -> Result<(), ArchiveError> {
+        let map = changes.map;
+        for (path, found) in &self.found {
+            let Some(node) = map.nodes.get(&found.inode) else {
+                continue;
+            };
+            match &node.content {
+                Content::Fresh => {
+                    list.tell(path, Change::New)?;
+                    continue;
+                }
+                Content::Whole if found.is_directory => list.tell(path, Change::Listing)?,
+                Content::Whole => {
+                    let ranges = vec![(0, found.size)];
+                    list.tell(path, Change::Data { ranges })?;
+                }
+                Content::Extents(extents) if !extents.is_empty() => {
+                    let ranges = extents.byte_ranges(changes.extent_bytes, found.size);
+                    let ranges = ranges.map(|range| (range.start, range.end)).collect();
+                    list.tell(path, Change::Data { ranges })?;
+                }
+                Content::Extents(_) => {}
+            }
+            if found.is_directory && map.additions.contains(&found.inode) {
+                list.tell(path, Change::Listing)?;
+            }
+            if node.attributes {
+                list.tell(path, Change::Attributes)?;
+            }
+            if let Some(place) = node.place.as_ref().filter(|_| !map.names_moved) {
+                self.list_move(path, found.inode, place, list)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn list_move(
+        &self,
+        path: &[u8],
+        inode: InodeId,
+        place: &Place,
+        list: &mut List,
+    ) -> Result<(), ArchiveError> {
+        let from = self
+            .paths
+            .get(&place.parent)
+            .map(|directory| below(directory, place.name.as_bytes()));
+        let has_it_still = |from: &Vec<u8>| self.found.get(from).is_some_and(|found| found.inode == inode);
+        if from.as_ref().is_some_and(has_it_still) {
+            return Ok(());
+        }
+        let from = from.map(|from| String::from_utf8_lossy(&from).into_owned());
+        list.tell(path, Change::Moved { from })
+    }
+
+    fn list_names(&self, store: &Store, map: &Saved, list: &mut List) -> Result<(), ArchiveError> {
+        for (directory, found) in self.found.iter().filter(|(_, found)| found.is_directory) {
+            let (Some(names), Some(node)) = (map.names.get(&found.inode), map.nodes.get(&found.inode)) else {
+                continue;
+            };
+            let opened = store
+                .open_spot(&spot(node))
+                .map_err(|errno| failed("open", directory, errno))?;
+            for name in names {
+                let path = below(directory, name.as_bytes());
+                match rustix::fs::statat(&*opened.descriptor, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(_) => list.tell(&path, Change::Name)?,
+                    Err(Errno::NOENT) => list.tell(&path, Change::Gone)?,
+                    Err(errno) => return Err(failed("look at", &path, errno)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn spot(node: &SavedNode) -> Spot {
+    Spot {
+        root: node.root,
+        handle: Some(node.handle.clone()),
+    }
+}
+
+fn below(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = directory.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+struct Finder {
+    wanted: HashMap<u64, InodeId>,
+    found: BTreeMap<Vec<u8>, Found>,
+}
+
+impl Finder {
+    /// The replicated directory itself, whose path is empty.
+    fn top(&mut self, root: &Root) -> Result<(), ArchiveError> {
+        let status = rustix::fs::fstat(&root.mount).map_err(|errno| failed("look at", b".", errno))?;
+        self.see(b"", &status);
+        Ok(())
+    }
+
+    fn see(&mut self, path: &[u8], status: &Stat) {
+        if let Some(inode) = self.wanted.get(&status.st_ino) {
+            let found = Found {
+                inode: *inode,
+                size: status.st_size as u64,
+                is_directory: FileType::from_raw_mode(status.st_mode) == FileType::Directory,
+            };
+            self.found.insert(path.to_vec(), found);
+        }
+    }
+}
+
+impl Visitor for Finder {
+    fn enter(&mut self, _: BorrowedFd<'_>, _: &CStr, path: &[u8], status: &Stat) -> Result<(), ArchiveError> {
+        self.see(path, status);
+        Ok(())
+    }
+
+    fn leave(&mut self, _: BorrowedFd<'_>, _: &[u8], _: &Stat) -> Result<(), ArchiveError> {
+        Ok(())
+    }
+
+    fn entry(&mut self, _: BorrowedFd<'_>, _: &CStr, path: &[u8], status: &Stat) -> Result<(), ArchiveError> {
+        self.see(path, status);
+        Ok(())
+    }
+}
