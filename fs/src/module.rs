@@ -21,7 +21,7 @@ use crate::dirty::maps::Maps;
 use crate::fuse::Mounted;
 use crate::link::Endpoint;
 use crate::mount::fusectl;
-use crate::receiver::Receiver;
+use crate::receiver::{Notes, Receiver};
 use crate::record::Keeper;
 use crate::replicator::Replicator;
 use crate::session::secondary::Secondary;
@@ -205,8 +205,10 @@ impl Module {
         let receiver = Receiver::new(
             Secondary::new(durability),
             store,
-            self.keeper.clone(),
-            self.maps.clone(),
+            Notes {
+                keeper: self.keeper.clone(),
+                maps: self.maps.clone(),
+            },
             self.reporter.clone(),
             self.runtime.clone(),
             self.endpoint.executor().clone(),

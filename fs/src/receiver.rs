@@ -115,6 +115,15 @@ pub struct Premises {
     pub changed: Change,
 }
 
+/// What this node has written down of itself.
+#[derive(Debug, Clone)]
+pub struct Notes {
+    /// Its record.
+    pub keeper: Arc<Keeper>,
+    /// What it has changed alone.
+    pub maps: Arc<Maps>,
+}
+
 /// What the status shows of a secondary.
 #[derive(Debug, Clone)]
 pub struct View {
@@ -131,8 +140,7 @@ impl Receiver {
     pub fn new(
         secondary: Secondary,
         store: Arc<Store>,
-        keeper: Arc<Keeper>,
-        maps: Arc<Maps>,
+        notes: Notes,
         reporter: Reporter,
         runtime: Handle,
         executor: Executor,
@@ -153,8 +161,8 @@ impl Receiver {
         let shared = Shared {
             inner: Mutex::new(inner),
             store,
-            keeper,
-            maps,
+            keeper: notes.keeper,
+            maps: notes.maps,
             extent_bytes,
             reporter,
             runtime,

@@ -192,7 +192,7 @@ fn what_both_have_changed_is_decided_by_a_person_and_put_aside_first() {
         r#"{"path":"of-b","change":"new"}"#,
         r#"{"path":"link","change":"gone"}"#,
         r#"{"path":"d/e","change":"gone"}"#,
-        r#"{"path":"moved","change":"moved","from":"d/e"}"#,
+        r#"{"path":"moved","change":"name"}"#,
     ] {
         assert!(lines.contains(&line), "{line}:\n{changes}");
     }

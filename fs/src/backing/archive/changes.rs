@@ -6,7 +6,7 @@
 //! | `change` | it says |
 //! |---|---|
 //! | `new` | the other copy never had it |
-//! | `data` | in these `ranges` of bytes, from and up to, or the whole file |
+//! | `data` | in these `ranges` of bytes, from and up to; without any, the file was cut |
 //! | `attributes` | owner, mode, times or extended attributes |
 //! | `listing` | of a directory: any name that this copy alone has may be new |
 //! | `moved` | it was at `from` when the two parted; without `from`, in a directory that is gone |
@@ -127,7 +127,7 @@ struct Places {
 struct Found {
     inode: InodeId,
     size: u64,
-    is_directory: bool,
+    kind: FileType,
 }
 
 impl Places {
@@ -171,11 +171,16 @@ impl Places {
                     list.tell(path, Change::New)?;
                     continue;
                 }
-                Content::Whole if found.is_directory => list.tell(path, Change::Listing)?,
-                Content::Whole => {
-                    let ranges = vec![(0, found.size)];
-                    list.tell(path, Change::Data { ranges })?;
-                }
+                Content::Whole => match found.kind {
+                    FileType::Directory => list.tell(path, Change::Listing)?,
+                    FileType::RegularFile => {
+                        let ranges = (found.size > 0).then_some((0, found.size));
+                        let ranges = ranges.into_iter().collect();
+                        list.tell(path, Change::Data { ranges })?;
+                    }
+                    // What it is, it has been from the beginning.
+                    _ => {}
+                },
                 Content::Extents(extents) if !extents.is_empty() => {
                     let ranges = extents.byte_ranges(changes.extent_bytes, found.size);
                     let ranges = ranges.map(|range| (range.start, range.end)).collect();
@@ -183,7 +188,7 @@ impl Places {
                 }
                 Content::Extents(_) => {}
             }
-            if found.is_directory && map.additions.contains(&found.inode) {
+            if map.additions.contains(&found.inode) {
                 list.tell(path, Change::Listing)?;
             }
             if node.attributes {
@@ -216,7 +221,11 @@ impl Places {
     }
 
     fn list_names(&self, store: &Store, map: &Saved, list: &mut List) -> Result<(), ArchiveError> {
-        for (directory, found) in self.found.iter().filter(|(_, found)| found.is_directory) {
+        for (directory, found) in self
+            .found
+            .iter()
+            .filter(|(_, found)| found.kind == FileType::Directory)
+        {
             let (Some(names), Some(node)) = (map.names.get(&found.inode), map.nodes.get(&found.inode)) else {
                 continue;
             };
@@ -270,7 +279,7 @@ impl Finder {
             let found = Found {
                 inode: *inode,
                 size: status.st_size as u64,
-                is_directory: FileType::from_raw_mode(status.st_mode) == FileType::Directory,
+                kind: FileType::from_raw_mode(status.st_mode),
             };
             self.found.insert(path.to_vec(), found);
         }
