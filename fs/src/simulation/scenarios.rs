@@ -1,12 +1,15 @@
 //! Situations that are known to be hard, by name. Each is run from several seeds, so that what is not laid down comes in
 //! many orders.
 
+use super::application::name;
+use super::disk::{TOP, Tree};
 use super::machine::Process;
 use super::primary::PEER_STALL;
 use super::primary::Work;
 use super::script::{ALL, HERE};
 use super::world::{Faults, Kind, World};
 use crate::operation::NodeKind;
+use crate::record::split_brain::Policy;
 use crate::session::primary::Phase;
 
 const SEEDS: std::ops::Range<u64> = 0..24;
@@ -571,4 +574,64 @@ fn a_checkpoint_that_cannot_be_noted_is_noted_before_there_is_another() {
         world.notes_fail = false;
         world.kill(1 - at);
     });
+}
+
+/// The primary goes on alone, and does or does not change something; then the secondary, which was in sync to the last,
+/// is made primary apart from it and changes something. Gives who was primary first.
+fn apart(world: &mut World, policy: Policy, first_changes: bool) -> usize {
+    world.policy = policy;
+    world.file("f", 4);
+    let first = world.at();
+    world.alone();
+    if first_changes {
+        world.write("f", 0, 2);
+        world.removes("f");
+        world.file("first", 3);
+    }
+    world.forks = true;
+    world.kill(first);
+    world.until(&ALL, "the other one takes over", |world| {
+        world.primary_at() == Some(1 - first)
+    });
+    world.until(&ALL, "the other one is alone", |world| {
+        matches!(world.phase(1 - first), Some(Phase::Alone(_)))
+    });
+    world.file("second", 2);
+    assert_eq!(world.seen.forks, 1);
+    first
+}
+
+#[test]
+fn what_was_changed_apart_is_put_aside_before_it_is_overwritten() {
+    each(|world| {
+        let first = apart(world, Policy::KeepPrimary, true);
+        // Its copy as it is once it has started again.
+        world.heals();
+        assert!(world.seen.archives > 0);
+        let archived = world.archived[first].as_ref().expect("an archive");
+        let names = |tree: &Tree| ["f", "first", "second"].map(|last| tree.child(TOP, &name(last)).is_some());
+        assert_eq!(names(archived), [false, true, false]);
+        assert_eq!(names(&world.machines[first].disk.now), [true, false, true]);
+    });
+}
+
+#[test]
+fn who_changed_nothing_apart_is_joined_without_an_archive() {
+    each(|world| {
+        apart(world, Policy::DiscardZeroChanges, false);
+        world.heals();
+        assert_eq!(world.seen.archives, 0);
+    });
+}
+
+#[test]
+fn the_node_that_puts_its_changes_aside_may_lose_power_at_any_moment() {
+    for steps in 0..60 {
+        let mut world = World::paired(steps as u64);
+        let first = apart(&mut world, Policy::KeepPrimary, true);
+        world.uncut();
+        world.some(&ALL, steps * 4);
+        world.lose_power(first);
+        world.heals();
+    }
 }
