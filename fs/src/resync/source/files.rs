@@ -260,13 +260,14 @@ impl Source<'_> {
             }
             let mut at = segment.offset;
             while at < segment.end() {
-                // Without anything to compare with, in one piece.
-                let length = if node.new {
-                    segment.end().saturating_sub(at).min(DATA_BYTES_MAX as u64)
-                } else {
-                    block_length(at, segment.end())
+                let is_wanted = node.new || wanted(at, block_length(at, segment.end()));
+                let length = match is_wanted {
+                    // Without anything to compare with, in one piece.
+                    true if node.new => segment.end().saturating_sub(at).min(DATA_BYTES_MAX as u64),
+                    true => wanted_length(at, segment.end(), &wanted),
+                    false => block_length(at, segment.end()),
                 };
-                if wanted(at, length) {
+                if is_wanted {
                     let data = self.read(inode, at, length)?;
                     if data.is_empty() {
                         break;
@@ -683,6 +684,19 @@ fn first_bytes(ranges: &mut VecDeque<Range<u64>>, most: u64) -> Vec<Range<u64>> 
 /// From `offset` to the end of its block, or to `end`.
 fn block_length(offset: u64, end: u64) -> u64 {
     (BLOCK_BYTES - offset % BLOCK_BYTES).min(end.saturating_sub(offset))
+}
+
+/// From `offset`, whose block is wanted, to the end of the last one behind it that is as well.
+fn wanted_length(offset: u64, end: u64, wanted: impl Fn(u64, u64) -> bool) -> u64 {
+    let mut length = block_length(offset, end);
+    while offset + length < end {
+        let next = block_length(offset + length, end);
+        if length + next > DATA_BYTES_MAX as u64 || !wanted(offset + length, next) {
+            break;
+        }
+        length += next;
+    }
+    length
 }
 
 pub(super) fn kind_of(status: &Stat) -> FileType {
