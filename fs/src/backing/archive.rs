@@ -26,6 +26,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -35,6 +36,7 @@ const ARCHIVE: &str = "archive";
 const PARTIAL: &str = ".partial";
 const FILES: &str = "files";
 const MANIFEST: &str = "manifest.jsonl";
+const CHANGES: &str = "changes.jsonl";
 const SUMMARY: &str = "summary.json";
 /// Of a summary that is read.
 const SUMMARY_BYTES_MAX: u64 = 64 << 10;
@@ -98,15 +100,56 @@ pub enum ArchiveError {
     },
 }
 
-/// One entry, as a line of the manifest.
+/// A file of JSON values, a line each, that is being written.
+struct Lines {
+    name: &'static str,
+    out: BufWriter<File>,
+}
+
+/// A line about one path.
 #[derive(Serialize)]
-struct Line<'a> {
-    path: &'a str,
+struct Line<'a, T> {
+    path: Cow<'a, str>,
     /// The path as it is, where that is no text.
     #[serde(skip_serializing_if = "Option::is_none")]
     path_bytes: Option<&'a [u8]>,
+    #[serde(flatten)]
+    what: T,
+}
+
+/// What the manifest says of an entry.
+#[derive(Serialize)]
+struct Listed {
     kind: &'static str,
     size: u64,
+}
+
+impl Lines {
+    fn new(archive: BorrowedFd<'_>, name: &'static str) -> Result<Self, ArchiveError> {
+        let file = new_file(archive, name).map_err(|errno| failed("make", name.as_bytes(), errno))?;
+        let out = BufWriter::new(File::from(file));
+        Ok(Lines { name, out })
+    }
+
+    fn put(&mut self, line: &impl Serialize) -> Result<(), ArchiveError> {
+        serde_json::to_writer(&mut self.out, line)
+            .map_err(io::Error::from)
+            .and_then(|()| self.out.write_all(b"\n"))
+            .map_err(|error| io_failed("write", self.name.as_bytes(), &error))
+    }
+
+    fn tell(&mut self, path: &[u8], what: impl Serialize) -> Result<(), ArchiveError> {
+        self.put(&Line {
+            path: String::from_utf8_lossy(path),
+            path_bytes: std::str::from_utf8(path).is_err().then_some(path),
+            what,
+        })
+    }
+
+    fn finish(mut self) -> Result<(), ArchiveError> {
+        let flushed = self.out.flush();
+        flushed.map_err(|error| io_failed("write", self.name.as_bytes(), &error))
+    }
 }
 
 impl Store {
@@ -168,7 +211,7 @@ impl Store {
                 entries: size.entries,
                 bytes: size.bytes,
             };
-            let list = |file| changes::write(self, index, changes, file);
+            let list = |lines: &mut Lines| changes::list(self, index, changes, lines);
             copy(
                 root.mount.as_fd(),
                 root.device,
@@ -258,7 +301,7 @@ fn existing(root: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ArchiveError> {
 
 fn read_summary(archives: BorrowedFd<'_>, name: &CStr) -> io::Result<Summary> {
     let archive = open_directory(archives, name)?;
-    let file = open_file(archive.as_fd(), c"summary.json")?;
+    let file = open_file(archive.as_fd(), SUMMARY)?;
     let mut text = Vec::new();
     File::from(file).take(SUMMARY_BYTES_MAX).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
@@ -327,7 +370,7 @@ fn can_share(sample: &OwnedFd, archives: BorrowedFd<'_>) -> Result<bool, Archive
     Ok(shares)
 }
 
-fn new_file(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
+fn new_file(parent: BorrowedFd<'_>, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
 }
@@ -338,7 +381,7 @@ fn copy(
     archives: BorrowedFd<'_>,
     name: &str,
     summary: &Summary,
-    list_changes: impl FnOnce(OwnedFd) -> Result<(), ArchiveError>,
+    list_changes: impl FnOnce(&mut Lines) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
     let partial = format!("{name}{PARTIAL}");
     let make = |parent: BorrowedFd<'_>, name: &str| {
@@ -348,23 +391,18 @@ fn copy(
     };
     let archive = make(archives, &partial)?;
     let files = make(archive.as_fd(), FILES)?;
-    let manifest = new_file(archive.as_fd(), c"manifest.jsonl")
-        .map_err(|errno| failed("make", MANIFEST.as_bytes(), errno))?;
     let mut copier = Copier {
-        manifest: BufWriter::new(File::from(manifest)),
+        manifest: Lines::new(archive.as_fd(), MANIFEST)?,
         above: vec![files],
         links: HashMap::default(),
     };
-    copier.write(&summary.occasion)?;
+    copier.manifest.put(&summary.occasion)?;
     walk(source, device, &mut copier)?;
-    copier
-        .manifest
-        .flush()
-        .map_err(|error| io_failed("write", MANIFEST.as_bytes(), &error))?;
-    let changes = new_file(archive.as_fd(), c"changes.jsonl")
-        .map_err(|errno| failed("make", changes::CHANGES.as_bytes(), errno))?;
-    list_changes(changes)?;
-    new_file(archive.as_fd(), c"summary.json")
+    copier.manifest.finish()?;
+    let mut changes = Lines::new(archive.as_fd(), CHANGES)?;
+    list_changes(&mut changes)?;
+    changes.finish()?;
+    new_file(archive.as_fd(), SUMMARY)
         .map_err(io::Error::from)
         .and_then(|file| serde_json::to_writer(File::from(file), summary).map_err(io::Error::from))
         .map_err(|error| io_failed("write", SUMMARY.as_bytes(), &error))?;
@@ -505,13 +543,13 @@ impl Visitor for Size {
     }
 }
 
-fn open_file(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
+fn open_file(parent: BorrowedFd<'_>, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NOATIME | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 struct Copier {
-    manifest: BufWriter<File>,
+    manifest: Lines,
     /// The archive's directories above the present one, and that.
     above: Vec<OwnedFd>,
     /// The first name of each file that has several.
@@ -519,15 +557,7 @@ struct Copier {
 }
 
 impl Copier {
-    fn write(&mut self, line: &impl Serialize) -> Result<(), ArchiveError> {
-        serde_json::to_writer(&mut self.manifest, line)
-            .map_err(io::Error::from)
-            .and_then(|()| self.manifest.write_all(b"\n"))
-            .map_err(|error| io_failed("write", MANIFEST.as_bytes(), &error))
-    }
-
     fn list(&mut self, path: &[u8], status: &Stat) -> Result<(), ArchiveError> {
-        let text = String::from_utf8_lossy(path);
         let kind = match FileType::from_raw_mode(status.st_mode) {
             FileType::RegularFile => "file",
             FileType::Directory => "directory",
@@ -538,12 +568,8 @@ impl Copier {
             FileType::BlockDevice => "block-device",
             FileType::Unknown => "unknown",
         };
-        self.write(&Line {
-            path: &text,
-            path_bytes: std::str::from_utf8(path).is_err().then_some(path),
-            kind,
-            size: status.st_size as u64,
-        })
+        let size = status.st_size as u64;
+        self.manifest.tell(path, Listed { kind, size })
     }
 
     fn here(&self) -> BorrowedFd<'_> {

@@ -13,24 +13,20 @@
 //! | `name` | the name leads to something else than it did |
 //! | `gone` | the name is no more: removed, or moved away |
 
-use super::{ArchiveError, Visitor, failed, io_failed, walk};
+use super::{ArchiveError, Lines, Visitor, failed, walk};
 use crate::backing::store::{Root, Store};
 use crate::dirty::store::{Saved, SavedNode};
 use crate::dirty::{Content, Place};
 use crate::hash::HashMap;
 use crate::operation::InodeId;
 use crate::wire::survey::Spot;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::num::NonZeroU64;
-
-pub(super) const CHANGES: &str = "changes.jsonl";
 
 /// What a list is made of.
 #[derive(Debug, Clone, Copy)]
@@ -44,16 +40,6 @@ pub struct Changes<'a> {
 #[derive(Serialize)]
 struct Head {
     known: bool,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    path: String,
-    /// The path as it is, where that is no text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_bytes: Option<&'a [u8]>,
-    #[serde(flatten)]
-    change: Change,
 }
 
 #[derive(Serialize)]
@@ -73,55 +59,28 @@ enum Change {
     Gone,
 }
 
-/// Writes the list of the replicated directory `index` to `file`.
-pub(super) fn write(
+/// Writes the list of the replicated directory `index`.
+pub(super) fn list(
     store: &Store,
     index: usize,
     changes: Option<&Changes<'_>>,
-    file: OwnedFd,
+    lines: &mut Lines,
 ) -> Result<(), ArchiveError> {
-    let mut list = List(BufWriter::new(File::from(file)));
-    match changes.filter(|changes| !changes.map.everything) {
-        None => list.put(&Head { known: false })?,
-        Some(changes) => {
-            list.put(&Head { known: true })?;
-            let places = Places::find(store, index, changes.map)?;
-            places.list_nodes(changes, &mut list)?;
-            places.list_names(store, changes.map, &mut list)?;
-        }
-    }
-    list.0.flush().map_err(unwritable)
-}
-
-struct List(BufWriter<File>);
-
-impl List {
-    fn put(&mut self, line: &impl Serialize) -> Result<(), ArchiveError> {
-        serde_json::to_writer(&mut self.0, line)
-            .map_err(io::Error::from)
-            .and_then(|()| self.0.write_all(b"\n"))
-            .map_err(unwritable)
-    }
-
-    fn tell(&mut self, path: &[u8], change: Change) -> Result<(), ArchiveError> {
-        self.put(&Line {
-            path: String::from_utf8_lossy(path).into_owned(),
-            path_bytes: std::str::from_utf8(path).is_err().then_some(path),
-            change,
-        })
-    }
-}
-
-fn unwritable(error: io::Error) -> ArchiveError {
-    io_failed("write", CHANGES.as_bytes(), &error)
+    let Some(changes) = changes.filter(|changes| !changes.map.everything) else {
+        return lines.put(&Head { known: false });
+    };
+    lines.put(&Head { known: true })?;
+    let places = Places::find(store, index, changes.map)?;
+    places.list_nodes(changes, lines)?;
+    places.list_names(store, changes.map, lines)
 }
 
 /// Where what is marked lies.
 struct Places {
     /// By path.
     found: BTreeMap<Vec<u8>, Found>,
-    /// One of the paths of each inode.
-    paths: HashMap<InodeId, Vec<u8>>,
+    /// Of the directories among them.
+    directories: HashMap<InodeId, Vec<u8>>,
 }
 
 struct Found {
@@ -153,14 +112,17 @@ impl Places {
         finder.top(root)?;
         walk(root.mount.as_fd(), root.device, &mut finder)?;
         let found = finder.found;
-        let paths = found.iter().map(|(path, found)| (found.inode, path.clone()));
+        let is_directory = |(_, found): &(&Vec<u8>, &Found)| found.kind == FileType::Directory;
+        let directories = found.iter().filter(is_directory);
         Ok(Places {
-            paths: paths.collect(),
+            directories: directories
+                .map(|(path, found)| (found.inode, path.clone()))
+                .collect(),
             found,
         })
     }
 
-    fn list_nodes(&self, changes: &Changes<'_>, list: &mut List) -> Result<(), ArchiveError> {
+    fn list_nodes(&self, changes: &Changes<'_>, lines: &mut Lines) -> Result<(), ArchiveError> {
         let map = changes.map;
         for (path, found) in &self.found {
             let Some(node) = map.nodes.get(&found.inode) else {
@@ -168,15 +130,15 @@ impl Places {
             };
             match &node.content {
                 Content::Fresh => {
-                    list.tell(path, Change::New)?;
+                    lines.tell(path, Change::New)?;
                     continue;
                 }
                 Content::Whole => match found.kind {
-                    FileType::Directory => list.tell(path, Change::Listing)?,
+                    FileType::Directory => lines.tell(path, Change::Listing)?,
                     FileType::RegularFile => {
                         let ranges = (found.size > 0).then_some((0, found.size));
                         let ranges = ranges.into_iter().collect();
-                        list.tell(path, Change::Data { ranges })?;
+                        lines.tell(path, Change::Data { ranges })?;
                     }
                     // What it is, it has been from the beginning.
                     _ => {}
@@ -184,18 +146,18 @@ impl Places {
                 Content::Extents(extents) if !extents.is_empty() => {
                     let ranges = extents.byte_ranges(changes.extent_bytes, found.size);
                     let ranges = ranges.map(|range| (range.start, range.end)).collect();
-                    list.tell(path, Change::Data { ranges })?;
+                    lines.tell(path, Change::Data { ranges })?;
                 }
                 Content::Extents(_) => {}
             }
             if map.additions.contains(&found.inode) {
-                list.tell(path, Change::Listing)?;
+                lines.tell(path, Change::Listing)?;
             }
             if node.attributes {
-                list.tell(path, Change::Attributes)?;
+                lines.tell(path, Change::Attributes)?;
             }
             if let Some(place) = node.place.as_ref().filter(|_| !map.names_moved) {
-                self.list_move(path, found.inode, place, list)?;
+                self.list_move(path, found.inode, place, lines)?;
             }
         }
         Ok(())
@@ -206,10 +168,10 @@ impl Places {
         path: &[u8],
         inode: InodeId,
         place: &Place,
-        list: &mut List,
+        lines: &mut Lines,
     ) -> Result<(), ArchiveError> {
         let from = self
-            .paths
+            .directories
             .get(&place.parent)
             .map(|directory| below(directory, place.name.as_bytes()));
         let has_it_still = |from: &Vec<u8>| self.found.get(from).is_some_and(|found| found.inode == inode);
@@ -217,10 +179,10 @@ impl Places {
             return Ok(());
         }
         let from = from.map(|from| String::from_utf8_lossy(&from).into_owned());
-        list.tell(path, Change::Moved { from })
+        lines.tell(path, Change::Moved { from })
     }
 
-    fn list_names(&self, store: &Store, map: &Saved, list: &mut List) -> Result<(), ArchiveError> {
+    fn list_names(&self, store: &Store, map: &Saved, lines: &mut Lines) -> Result<(), ArchiveError> {
         for (directory, found) in self
             .found
             .iter()
@@ -235,8 +197,8 @@ impl Places {
             for name in names {
                 let path = below(directory, name.as_bytes());
                 match rustix::fs::statat(&*opened.descriptor, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(_) => list.tell(&path, Change::Name)?,
-                    Err(Errno::NOENT) => list.tell(&path, Change::Gone)?,
+                    Ok(_) => lines.tell(&path, Change::Name)?,
+                    Err(Errno::NOENT) => lines.tell(&path, Change::Gone)?,
                     Err(errno) => return Err(failed("look at", &path, errno)),
                 }
             }

@@ -261,11 +261,13 @@ impl Source<'_> {
             let mut at = segment.offset;
             while at < segment.end() {
                 let is_wanted = node.new || wanted(at, block_length(at, segment.end()));
-                let length = match is_wanted {
+                let length = if node.new {
                     // Without anything to compare with, in one piece.
-                    true if node.new => segment.end().saturating_sub(at).min(DATA_BYTES_MAX as u64),
-                    true => wanted_length(at, segment.end(), &wanted),
-                    false => block_length(at, segment.end()),
+                    segment.end().saturating_sub(at).min(DATA_BYTES_MAX as u64)
+                } else if is_wanted {
+                    wanted_length(at, segment.end(), &wanted)
+                } else {
+                    block_length(at, segment.end())
                 };
                 if is_wanted {
                     let data = self.read(inode, at, length)?;
